@@ -1,0 +1,1 @@
+//! The map from block to location.
