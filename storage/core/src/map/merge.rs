@@ -1,0 +1,194 @@
+//! A checkpoint's work: tree + delta → new tree.
+//!
+//! Visits only what the delta touches, in block order, and appends every new node after its children.
+//! Memory: one node a level. The old tree stays as it is, so a merge that fails has no effect but
+//! unreferenced nodes in the log, whose usage the caller drops together with the sink.
+
+use std::ops::Range;
+
+use super::changes::Changes;
+use super::delta::Delta;
+use super::region::REGION_BITS;
+use super::tree::{LEVELS_MAX, NodeStore, TreeRoot, entry_of, node_span, tree_span};
+use crate::error::Result;
+use crate::format::node::Node;
+use crate::units::{BlockIndex, Location, NODE_ENTRIES};
+
+const EMPTY_NODE: Node = [Location::HOLE; NODE_ENTRIES];
+
+/// Hears of every leaf entry and every node that enters or leaves the tree, once each; an entry that is
+/// replaced is removed and added.
+pub trait UsageSink {
+    fn added(&mut self, at: Location);
+    fn removed(&mut self, at: Location);
+}
+
+/// A merge's result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Merged {
+    pub root: TreeRoot,
+    /// Blocks mapped minus blocks unmapped.
+    pub mapped_delta: i64,
+}
+
+/// Merges what `delta` knows into the tree at `root`.
+///
+/// Subtrees without mapped blocks are dropped (which reads them, to tell `usage`); levels are added as
+/// the delta needs them and go away all at once when nothing is mapped any more.
+pub fn merge(
+    root: TreeRoot,
+    delta: &Delta,
+    store: &dyn NodeStore,
+    usage: &mut dyn UsageSink,
+) -> Result<Merged> {
+    let mut merger = Merger { changes: Changes::new(delta), store, usage, mapped_delta: 0 };
+    let levels = levels_for(delta).max(root.levels);
+    if levels == 0 {
+        return Ok(Merged { root: TreeRoot::EMPTY, mapped_delta: 0 });
+    }
+    let old = merger.raise(root, levels)?;
+    let location = merger.merge_entry(old, levels - 1, 0)?;
+    let root = match location.is_hole() {
+        true => TreeRoot::EMPTY,
+        false => TreeRoot { location, levels },
+    };
+    Ok(Merged { root, mapped_delta: merger.mapped_delta })
+}
+
+/// Levels a tree must have for the delta's last mapped block.
+fn levels_for(delta: &Delta) -> u8 {
+    last_mapped(delta).map_or(0, |last| {
+        (1..=LEVELS_MAX).find(|levels| last < tree_span(*levels)).unwrap_or(LEVELS_MAX)
+    })
+}
+
+fn last_mapped(delta: &Delta) -> Option<BlockIndex> {
+    let mut last = None;
+    for (index, region) in delta.regions() {
+        let is_later = last.is_none_or(|block| index > block >> REGION_BITS);
+        if is_later && let Some(key) = region.last_mapped() {
+            last = Some((index << REGION_BITS) + key as u64);
+        }
+    }
+    last
+}
+
+struct Merger<'a> {
+    changes: Changes<'a>,
+    store: &'a dyn NodeStore,
+    usage: &'a mut dyn UsageSink,
+    mapped_delta: i64,
+}
+
+impl Merger<'_> {
+    /// Puts nodes above the old root until the tree has `levels`. Happens a few times in a disk's life,
+    /// so it may cost a node that the merge replaces at once.
+    fn raise(&mut self, root: TreeRoot, levels: u8) -> Result<Location> {
+        let mut at = root.location;
+        for level in root.levels..levels {
+            if at.is_hole() {
+                break;
+            }
+            let mut node = EMPTY_NODE;
+            node[0] = at;
+            at = self.store.append(&node, level, 0)?;
+            self.usage.added(at);
+        }
+        Ok(at)
+    }
+
+    /// Merges the changes from `first` to the node's end into the subtree at `old` (a hole if there is
+    /// none) and returns what takes its place in the parent. Consumes those changes.
+    fn merge_entry(&mut self, old: Location, level: u8, first: BlockIndex) -> Result<Location> {
+        let end = first + node_span(level);
+        let mut at = old;
+        while let Some(change) = self.changes.current()
+            && change.blocks.start < end
+        {
+            let Range { start, end: change_end } = change.blocks;
+            if change.is_hole && (at.is_hole() || (start <= first && change_end >= end)) {
+                self.changes.skip_to(change_end.min(end));
+                self.drop_subtree(at, level, first)?;
+                at = Location::HOLE;
+            } else {
+                at = self.merge_node(at, level, first)?;
+            }
+        }
+        Ok(at)
+    }
+
+    /// Rewrites a node with the changes in its range; a hole if nothing is left, `old` if they change nothing.
+    fn merge_node(&mut self, old: Location, level: u8, first: BlockIndex) -> Result<Location> {
+        let mut node = match old.is_hole() {
+            true => EMPTY_NODE,
+            false => *self.store.load(old, level, first)?,
+        };
+        let is_changed = match level {
+            0 => self.merge_leaf(&mut node),
+            _ => self.merge_children(&mut node, level, first)?,
+        };
+        if !is_changed {
+            return Ok(old);
+        }
+        let new = match node.iter().all(|entry| entry.is_hole()) {
+            true => Location::HOLE,
+            false => self.store.append(&node, level, first)?,
+        };
+        self.replaced(old, new);
+        Ok(new)
+    }
+
+    fn replaced(&mut self, old: Location, new: Location) {
+        if !old.is_hole() {
+            self.usage.removed(old);
+        }
+        if !new.is_hole() {
+            self.usage.added(new);
+        }
+    }
+
+    fn merge_leaf(&mut self, node: &mut Node) -> bool {
+        let old = *node;
+        self.changes.apply(node);
+        let mut is_changed = false;
+        for (old, new) in old.iter().zip(node.iter()) {
+            if old != new {
+                is_changed = true;
+                self.replaced(*old, *new);
+                self.mapped_delta += i64::from(!new.is_hole()) - i64::from(!old.is_hole());
+            }
+        }
+        is_changed
+    }
+
+    fn merge_children(&mut self, node: &mut Node, level: u8, first: BlockIndex) -> Result<bool> {
+        let end = first + node_span(level);
+        let mut is_changed = false;
+        while let Some(start) = self.changes.next_start(end) {
+            let entry = entry_of(start, level);
+            let child_first = first + entry as u64 * node_span(level - 1);
+            let new = self.merge_entry(node[entry], level - 1, child_first)?;
+            is_changed |= new != node[entry];
+            node[entry] = new;
+        }
+        Ok(is_changed)
+    }
+
+    /// Takes a subtree and everything in it away.
+    fn drop_subtree(&mut self, at: Location, level: u8, first: BlockIndex) -> Result<()> {
+        if at.is_hole() {
+            return Ok(());
+        }
+        let node = self.store.load(at, level, first)?;
+        for (i, entry) in node.iter().enumerate().filter(|(_, entry)| !entry.is_hole()) {
+            if level == 0 {
+                self.usage.removed(*entry);
+                self.mapped_delta -= 1;
+            } else {
+                self.drop_subtree(*entry, level - 1, first + i as u64 * node_span(level - 1))?;
+            }
+        }
+        self.usage.removed(at);
+        Ok(())
+    }
+}
