@@ -1,0 +1,344 @@
+"""nbdkit's entry script: nothing but callbacks (nbdkit-python-plugin(3), API version 2).
+
+nbdkit runs this file as ``__main__`` in its embedded Python. One process serves every disk of one
+pool; the export's name chooses the disk, and a disk made while the server runs can be opened at
+once. The requests themselves never meet Python: `pread`, `pwrite` and the others are the core's own
+functions, and the handle that `open` returns is the core's `Disk`.
+
+Errors: an exception alone would arrive at the client as EIO, and an errno without an exception as
+success. So every callback here that can fail is wrapped in `_answering`, which sets the errno of
+``storage.errors`` and lets the exception go on; the core does the same through its hook.
+
+What is asked of us in which order
+    config … config_complete → get_ready → after_fork → (preconnect → list_exports? → open →
+    capabilities → requests → close)* → cleanup
+
+A changed size is seen by a client when it connects again: NBD has no message for it.
+"""
+
+import errno
+import functools
+import itertools
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import nbdkit
+from storage.control import ControlServer
+from storage.pool import Pool
+
+from nbd_plugin import clients
+from nbd_plugin.reporting import write_error, write_ready
+from nbd_plugin.stopping import Stopping
+from storage import _core
+from storage._core import Disk, cache, extents, flush, pread, pwrite, trim, zero
+from storage.errors import BadConfig, PoolClosed, PoolNotFound, errno_of
+
+API_VERSION = 2
+
+# Measured: while nothing blocks, serialised requests give the same throughput with a shorter tail;
+# as soon as a request waits for the drive (a flush, a read that misses), parallel ones are needed,
+# or one client's flush would hold up every other request of its connection.
+THREAD_MODEL = nbdkit.THREAD_MODEL_PARALLEL
+
+# A byte is allowed, a block is best, and no request needs more buffer than this.
+BLOCK_SIZE_BYTES_MIN = 1
+BLOCK_SIZE_BYTES_PREFERRED = 4096
+BLOCK_SIZE_BYTES_MAX = 32 << 20
+
+# nbdkit fails the whole list of exports beyond this (MAX_EXPORTS in its server/exports.c). Disks
+# that are not listed can be opened all the same.
+_EXPORTS_LISTED_MAX = 10_000
+
+
+@dataclass
+class Settings:
+    """What the command line of nbdkit said.
+
+    environment: the prefix that this Python must have; None when nbdkit was started by hand.
+    report_fd: where the launcher waits to hear how the start went.
+    """
+
+    pool: Path | None = None
+    memory_bytes: int | None = None
+    environment: Path | None = None
+    report_fd: int | None = None
+    needs_network_tls: bool = False
+
+
+@dataclass
+class Server:
+    """What `after_fork` set up, for the life of the process."""
+
+    pool: Pool
+    control: ControlServer
+    stopping: Stopping
+
+
+settings = Settings()
+server: Server | None = None
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def _answering(callback: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """`callback`, with the errno of whatever it raises set for the client."""
+
+    @functools.wraps(callback)
+    def answer(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            return callback(*args, **kwargs)
+        except Exception as exc:
+            nbdkit.set_error(errno_of(exc))
+            raise
+
+    return answer
+
+
+# ------------------------------------------------------------------------- start and end
+
+
+def _set_network_tls(value: str) -> None:
+    if value != "required":
+        raise BadConfig(source="network-tls", detail=f"{value!r}; the only value is 'required'")
+    settings.needs_network_tls = True
+
+
+CONFIG_KEYS: dict[str, Callable[[str], None]] = {
+    "pool": lambda value: setattr(settings, "pool", Path(value)),
+    "memory": lambda value: setattr(settings, "memory_bytes", nbdkit.parse_size(value)),
+    "environment": lambda value: setattr(settings, "environment", Path(value)),
+    "report-fd": lambda value: setattr(settings, "report_fd", int(value)),
+    "network-tls": _set_network_tls,
+}
+
+
+def dump_plugin() -> None:
+    """Print what `nbdkit --dump-plugin` and `nearstone doctor` want to know."""
+    print(f"nearstone_core_version={_core.CORE_VERSION}")
+    print(f"nearstone_core={_core.__file__}")
+    print(f"nearstone_environment={sys.prefix}")
+    print(f"nearstone_can_require_tls={int(clients.can_tell_clients_apart())}")
+
+
+def config(key: str, value: str) -> None:
+    """One `key=value` of the command line."""
+    if key not in CONFIG_KEYS:
+        raise BadConfig(source=key, detail=f"unknown; the keys are {', '.join(CONFIG_KEYS)}")
+    CONFIG_KEYS[key](value)
+
+
+def config_complete() -> None:
+    """See that the settings make sense and that this is the Python we were installed for."""
+    if settings.pool is None:
+        raise BadConfig(source="pool", detail="it is missing: pool=FOLDER")
+    if settings.environment is not None and not settings.environment.samefile(sys.prefix):
+        raise BadConfig(
+            source="PATH",
+            detail=f"nbdkit runs the Python of {sys.prefix}, not of {settings.environment}",
+        )
+    if settings.needs_network_tls and not clients.can_tell_clients_apart():
+        raise BadConfig(
+            source="network-tls",
+            detail="this nbdkit does not tell which clients use TLS; it would serve all of them",
+        )
+
+
+def thread_model() -> int:
+    """How many requests nbdkit may have in flight."""
+    return THREAD_MODEL
+
+
+def get_ready() -> None:
+    """The last chance to fail before anything was touched."""
+    pool_dir = _pool_dir()
+    if not (pool_dir / "catalog.sqlite").exists():
+        raise PoolNotFound(pool=str(pool_dir))
+
+
+def after_fork() -> None:
+    """Open the pool and start the threads; clients are accepted when this returns."""
+    global server
+    stopping = Stopping(nbdkit.shutdown)
+    stopping.start()
+    _core.set_errno_hook(nbdkit.set_error)
+    try:
+        server = _open_pool(stopping)
+    except Exception as exc:
+        if settings.report_fd is None:
+            raise
+        # The launcher says it in one line; nbdkit would print the traceback as well.
+        write_error(settings.report_fd, exc)
+        os._exit(1)
+    write_ready(settings.report_fd)
+
+
+def _open_pool(stopping: Stopping) -> Server:
+    pool_dir = _pool_dir()
+    if settings.memory_bytes is None:
+        pool = Pool.open(pool_dir)
+    else:
+        pool = Pool.open(pool_dir, memory_bytes=settings.memory_bytes)
+    try:
+        control = ControlServer(pool, pool_dir / "control.sock")
+        control.start()
+    except BaseException:
+        pool.close()
+        raise
+    return Server(pool, control, stopping)
+
+
+def cleanup() -> None:
+    """Close the pool. No client is connected any more."""
+    if server is None:
+        return
+    server.stopping.finish()
+    try:
+        server.control.close()
+        server.pool.close()
+    except Exception:
+        # nbdkit would end with status 0; nothing is lost, but the next start has to recover.
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _pool_dir() -> Path:
+    if settings.pool is None:
+        raise PoolClosed
+    return settings.pool
+
+
+def _server() -> Server:
+    if server is None or server.stopping.is_stopping:
+        raise PoolClosed
+    return server
+
+
+# --------------------------------------------------------------------- clients come and go
+
+
+@_answering
+def preconnect(readonly: bool) -> None:
+    """Turn a client away at the door when the server is stopping."""
+    _server()
+
+
+@_answering
+def list_exports(readonly: bool, is_tls: bool) -> Iterable[tuple[str, str]]:
+    """Every disk and a few words about it."""
+    _demand_encryption(is_tls)
+    disks = itertools.islice(_server().pool.list_disks(), _EXPORTS_LISTED_MAX)
+    return [(disk.name, disk.description) for disk in disks]
+
+
+@_answering
+def default_export(readonly: bool, is_tls: bool) -> str:
+    """The disk of a client that names none: the only one there is."""
+    _demand_encryption(is_tls)
+    disks = _server().pool.list_disks()
+    return disks[0].name if len(disks) == 1 else ""
+
+
+@_answering
+def open(readonly: bool) -> Disk:
+    """The disk that the client named. Raises: DiskNotFound, which the client sees as ENOENT."""
+    _demand_encryption(clients.is_encrypted())
+    return _server().pool.open_disk(nbdkit.export_name())
+
+
+def _demand_encryption(is_encrypted: bool) -> None:
+    if settings.needs_network_tls and not is_encrypted and clients.came_over_network():
+        raise PermissionError(errno.EPERM, "clients over the network must use TLS")
+
+
+def close(h: Disk) -> None:
+    """The client is gone."""
+
+
+@_answering
+def export_description(h: Disk) -> str:
+    """What `list_exports` says of this disk."""
+    return next(
+        (disk.description for disk in _server().pool.list_disks() if disk.disk_id == h.disk_id), ""
+    )
+
+
+@_answering
+def get_size(h: Disk) -> int:
+    """The size in bytes, fixed for this connection."""
+    return h.size_bytes
+
+
+def block_size(h: Disk) -> tuple[int, int, int]:
+    """The smallest, the preferred and the largest request in bytes."""
+    return BLOCK_SIZE_BYTES_MIN, BLOCK_SIZE_BYTES_PREFERRED, BLOCK_SIZE_BYTES_MAX
+
+
+# ----------------------------------------------------------- what the disks can, as answers
+
+
+def is_rotational(h: Disk) -> bool:
+    """No: a log does not care for the order of addresses, and guests need not either."""
+    return False
+
+
+def can_write(h: Disk) -> bool:
+    """Yes."""
+    return True
+
+
+def can_flush(h: Disk) -> bool:
+    """Yes: everything answered before it, on every connection, survives power loss."""
+    return True
+
+
+def can_trim(h: Disk) -> bool:
+    """Yes: a metadata operation of any length."""
+    return True
+
+
+def can_zero(h: Disk) -> bool:
+    """Yes: a metadata operation of any length."""
+    return True
+
+
+def can_fast_zero(h: Disk) -> bool:
+    """Yes: zeroing never writes zeroes."""
+    return True
+
+
+def can_fua(h: Disk) -> int:
+    """Natively: the write and what came before it in the log, without a flush of other disks."""
+    return nbdkit.FUA_NATIVE
+
+
+def can_multi_conn(h: Disk) -> bool:
+    """Yes: all connections share one disk object, and a flush covers them all."""
+    return True
+
+
+def can_cache(h: Disk) -> int:
+    """Natively: it warms the map and the page cache without a copy to the client."""
+    return nbdkit.CACHE_NATIVE
+
+
+def can_extents(h: Disk) -> bool:
+    """Yes, from the map."""
+    return True
+
+
+# The requests: nbdkit looks these names up in this module and calls the core directly.
+__all__ = [
+    "cache",
+    "extents",
+    "flush",
+    "pread",
+    "pwrite",
+    "trim",
+    "zero",
+]
