@@ -132,10 +132,12 @@ impl Delta {
         }
     }
 
-    /// Memory held, allocator overhead included.
+    /// Memory held. Tables that grow side by side leave gaps in the heap: with 8 million random entries
+    /// the process grew by 15 % more than the tables' sizes, so an eighth is counted on top of them.
     pub fn memory_bytes(&self) -> usize {
-        let directory_bytes = self.regions.allocation_size();
-        size_of::<Delta>() + directory_bytes + self.table_bytes + self.holes.memory_bytes()
+        let tables_bytes = self.table_bytes + self.table_bytes / 8;
+        let directory_bytes = self.regions.allocation_size() + self.holes.memory_bytes();
+        size_of::<Delta>() + tables_bytes + directory_bytes
     }
 
     /// Blocks listed one by one.
@@ -222,4 +224,77 @@ fn region_of(block: BlockIndex) -> u64 {
 
 fn key_of(block: BlockIndex) -> usize {
     block as usize % REGION_BLOCKS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::{NODE_ENTRIES, SegmentId};
+
+    /// Blocks of 1 TiB.
+    const DISK_BLOCKS: u64 = 1 << 28;
+
+    fn location(number: u64) -> Location {
+        Location::new(SegmentId(1 + number as u32), 128, 4144, 0)
+    }
+
+    /// Numbers without pattern.
+    fn scatter(number: u64) -> u64 {
+        xxhash_rust::xxh3::xxh3_64(&number.to_le_bytes())
+    }
+
+    #[test]
+    fn eight_million_random_entries_over_1_tib_fit_160_mib() {
+        let mut delta = Delta::new();
+        for number in 0..8_000_000 {
+            delta.set_run(scatter(number) % DISK_BLOCKS, location(number), 1);
+            let entries = delta.entries();
+            if entries > 500_000 && entries % 65_536 == 0 {
+                let cost = delta.memory_bytes() as f64 / entries as f64;
+                assert!(cost < 20.0, "{cost} bytes an entry at {entries}");
+            }
+        }
+        let (bytes, entries) = (delta.memory_bytes(), delta.entries());
+        println!("{entries} entries: {bytes} bytes, {:.1} each", bytes as f64 / entries as f64);
+        assert!(entries > 7_800_000 && bytes <= 160 << 20, "{bytes} bytes");
+    }
+
+    #[test]
+    fn trimming_a_disk_costs_what_is_known_about_it() {
+        let mut delta = Delta::new();
+        delta.set_holes(3..DISK_BLOCKS * 256 - 3);
+        assert!(delta.memory_bytes() < 100 << 10, "{} bytes", delta.memory_bytes());
+        assert_eq!(delta.get(DISK_BLOCKS), Some(Location::HOLE));
+        assert_eq!((delta.get(2), delta.get(DISK_BLOCKS * 256 - 3)), (None, None));
+        for number in 0..100_000 {
+            delta.set_run(scatter(number) % DISK_BLOCKS, location(number), 1);
+        }
+        assert!(delta.entries() > 99_000);
+        delta.set_holes(0..DISK_BLOCKS);
+        assert_eq!(delta.next_run(0, u64::MAX), (Some(true), DISK_BLOCKS * 256 - 3));
+        // The last leaf of the first trim, without its last three blocks.
+        assert_eq!(delta.entries(), NODE_ENTRIES - 3);
+    }
+
+    #[test]
+    fn trims_of_1_mib_in_turn_leave_no_entries() {
+        let mut delta = Delta::new();
+        for start in (0..DISK_BLOCKS / 64).step_by(256) {
+            delta.set_holes(start..start + 256);
+        }
+        assert_eq!(delta.entries(), 0);
+        assert!(delta.memory_bytes() < 16 << 10, "{} bytes", delta.memory_bytes());
+    }
+
+    #[test]
+    fn an_extent_may_span_regions() {
+        let mut delta = Delta::new();
+        let first = location(1).with_index(2);
+        delta.set_run(REGION_BLOCKS as u64 - 5, first, 14);
+        let mut out = [Some(Location::HOLE); 16];
+        delta.fill(REGION_BLOCKS as u64 - 6, &mut out);
+        let want = (0..16).map(|i| (1..15).contains(&i).then(|| first.with_index(i + 1)));
+        assert!(out.into_iter().eq(want));
+        assert_eq!(delta.entries(), 14);
+    }
 }

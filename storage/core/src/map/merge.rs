@@ -192,3 +192,84 @@ impl Merger<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::{MemoryNodes, Usage};
+    use super::*;
+    use crate::units::SegmentId;
+
+    fn location(number: u64) -> Location {
+        Location::new(SegmentId(1 + number as u32), 128, 4144, 0)
+    }
+
+    fn delta(blocks: impl IntoIterator<Item = BlockIndex>) -> Delta {
+        let mut delta = Delta::new();
+        blocks.into_iter().for_each(|block| delta.set_run(block, location(block >> 9), 1));
+        delta
+    }
+
+    /// A tree with one block in each of 1024 leaves of 2 GiB, and what it holds.
+    fn tree(store: &MemoryNodes) -> (TreeRoot, Usage) {
+        let mut usage = Usage::default();
+        let delta = delta((0..1024).map(|leaf| leaf * 512));
+        let merged = merge(TreeRoot::EMPTY, &delta, store, &mut usage).expect("a merge");
+        assert_eq!((merged.mapped_delta, merged.root.levels), (1024, 3));
+        assert_eq!(store.appends.replace(0), 1024 + 2 + 1);
+        assert_eq!(store.loads.replace(0), 0);
+        store.begin_merge();
+        (merged.root, usage)
+    }
+
+    #[test]
+    fn a_merge_visits_what_the_delta_touches() {
+        let store = MemoryNodes::new();
+        let (root, mut usage) = tree(&store);
+        let merged = merge(root, &delta([5, 700_000, 6]), &store, &mut usage).expect("a merge");
+        assert_eq!((merged.mapped_delta, merged.root.levels), (3, 3));
+        // The root, its children 0 and 2, of which one is new, and a leaf below each.
+        assert_eq!((store.loads.get(), store.appends.get()), (3, 5));
+    }
+
+    #[test]
+    fn a_merge_without_effect_writes_nothing() {
+        let store = MemoryNodes::new();
+        let (root, mut usage) = tree(&store);
+        let mut same = delta([512]);
+        same.set_holes(5..100);
+        same.set_holes(1 << 19..1 << 30);
+        let merged = merge(root, &same, &store, &mut usage).expect("a merge");
+        assert_eq!(merged, Merged { root, mapped_delta: 0 });
+        assert_eq!(store.appends.get(), 0);
+        let merged = merge(TreeRoot::EMPTY, &Delta::new(), &store, &mut usage).expect("a merge");
+        assert_eq!(merged, Merged { root: TreeRoot::EMPTY, mapped_delta: 0 });
+    }
+
+    #[test]
+    fn a_tree_without_blocks_is_empty() {
+        let store = MemoryNodes::new();
+        let (root, mut usage) = tree(&store);
+        let mut holes = Delta::new();
+        holes.set_holes(0..1 << 19);
+        let merged = merge(root, &holes, &store, &mut usage).expect("a merge");
+        assert_eq!(merged, Merged { root: TreeRoot::EMPTY, mapped_delta: -1024 });
+        assert_eq!((usage, store.appends.get()), (Usage::default(), 0));
+    }
+
+    #[test]
+    fn a_tree_grows_to_the_largest_disk() {
+        let store = MemoryNodes::new();
+        let mut usage = Usage::default();
+        let mut root = TreeRoot::EMPTY;
+        for (block, levels) in
+            [(0, 1), (511, 1), (512, 2), (1 << 18, 3), (1 << 27, 4), ((1 << 36) - 1, 4)]
+        {
+            store.begin_merge();
+            root = merge(root, &delta([block]), &store, &mut usage).expect("a merge").root;
+            assert_eq!(root.levels, levels, "{block}");
+            assert_eq!(root.last_block(&store).expect("a tree"), Some(block));
+        }
+        // Six blocks, five leaves (0 and 511 share one), and the inner nodes above: 5, 4 and the root.
+        assert_eq!(usage.0.values().sum::<i64>(), 6 + 5 + 4 + 3 + 1);
+    }
+}

@@ -144,6 +144,7 @@ impl Region {
     }
 
     /// Moves the entries whose key passes `is_kept` to a table of about `slots` slots.
+    #[cold]
     fn rebuild(&mut self, slots: usize, is_kept: impl Fn(u16) -> bool) {
         let slots = match slots.max(SLOTS_MIN) {
             slots if slots <= SLOTS_HASHED_MAX => slots,
@@ -156,7 +157,13 @@ impl Region {
         self.locations = vec![Location::HOLE; slots].into_boxed_slice();
         for (key, at) in old.keys.iter().zip(&old.locations) {
             if *key != 0 && is_kept(*key) {
-                self.set((*key & !LISTED) as usize, *at);
+                let mut slot = home((*key & !LISTED) as usize, slots);
+                while self.keys[slot] != 0 {
+                    slot = if slot + 1 == slots { 0 } else { slot + 1 };
+                }
+                self.keys[slot] = *key;
+                self.locations[slot] = *at;
+                self.len += 1;
             }
         }
     }
@@ -234,4 +241,96 @@ fn home(key: usize, slots: usize) -> usize {
 
 fn len_max(slots: usize) -> usize {
     if slots == REGION_BLOCKS { slots } else { slots * 4 / 5 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn location(number: usize) -> Location {
+        Location((number as u64 + 1) << 32)
+    }
+
+    /// Compares with an array that has every block.
+    fn check(region: &Region, model: &[Option<Location>]) {
+        for (key, want) in model.iter().enumerate() {
+            assert_eq!(region.get(key), *want, "{key} of {} slots", region.keys.len());
+        }
+        assert_eq!(region.len(), region.iter().count());
+        assert!(region.len <= region.len_max && region.keys.len() == region.locations.len());
+        assert_eq!(
+            region.last_mapped(),
+            model.iter().rposition(|at| at.is_some_and(|at| !at.is_hole()))
+        );
+    }
+
+    #[test]
+    fn a_table_grows_from_nothing_to_every_block_and_shrinks() {
+        let (mut region, mut model) = (Region::default(), vec![None; REGION_BLOCKS]);
+        check(&region, &model);
+        for i in 0..REGION_BLOCKS {
+            // Odd factor: visits every key once, in no apparent order.
+            let key = i * 20_077 % REGION_BLOCKS;
+            region.set(key, location(i));
+            model[key] = Some(location(i));
+            if i < 40 || i % 4093 == 0 {
+                check(&region, &model);
+                region.set(key, location(i + 1));
+                model[key] = Some(location(i + 1));
+            }
+            let cost = region.memory_bytes() as f64 / region.len() as f64;
+            assert!(region.len() < 1000 || cost < 16.3, "{cost} bytes at {}", region.len());
+        }
+        check(&region, &model);
+        assert_eq!((region.keys.len(), region.len()), (REGION_BLOCKS, REGION_BLOCKS));
+
+        for (holes, len_max) in [(100..20_000, 13_700), (512..32_256, 1024), (0..REGION_BLOCKS, 0)]
+        {
+            region.set_holes(holes.clone());
+            model[holes].fill(Some(Location::HOLE));
+            check(&region, &model);
+            assert!(region.len() <= len_max && region.keys.len() <= len_max.max(6) * 4 / 3);
+        }
+        assert!(region.is_hole());
+    }
+
+    #[test]
+    fn trims_in_pieces_become_whole_leaves() {
+        for step in [1, 8, 256, 300] {
+            let mut region = Region::default();
+            region.set(1000, location(1));
+            for start in (0..REGION_BLOCKS).step_by(step) {
+                region.set_holes(start..(start + step).min(REGION_BLOCKS));
+                assert!(region.len() <= 2 * NODE_ENTRIES, "{} listed", region.len());
+            }
+            assert!(region.is_hole());
+            let mut region = Region::default();
+            for end in (1..=REGION_BLOCKS).rev().step_by(step) {
+                region.set_holes(end.saturating_sub(step)..end);
+            }
+            assert!(region.is_hole());
+        }
+    }
+
+    #[test]
+    fn runs_end_where_the_kind_changes() {
+        let mut region = Region::default();
+        assert_eq!(region.run(5), (None, REGION_BLOCKS));
+        region.set_holes(512..1536);
+        region.set(1000, location(1));
+        region.set(1001, location(9));
+        region.set(2000, Location::HOLE);
+        let kinds = [
+            (0, None, 512),
+            (512, Some(true), 1000),
+            (1000, Some(false), 1002),
+            (1002, Some(true), 1536),
+            (1536, None, 2000),
+            (2000, Some(true), 2001),
+            (2001, None, REGION_BLOCKS),
+        ];
+        for (key, kind, end) in kinds {
+            assert_eq!(region.run(key), (kind, end));
+        }
+    }
 }
