@@ -18,7 +18,7 @@ pub(super) struct Change {
     pub is_hole: bool,
 }
 
-/// Walks a delta once. Memory: eight bytes a region and four an entry of the region it is in.
+/// Walks a delta once. Memory: 16 bytes a region and 16 an entry of the region it is in.
 pub(super) struct Changes<'a> {
     regions: Peekable<vec::IntoIter<(u64, &'a Region)>>,
     holes: Peekable<btree_map::Iter<'a, u64, u64>>,

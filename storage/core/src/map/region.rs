@@ -82,6 +82,9 @@ impl Region {
 
     /// `keys` (may be empty) lie in one leaf.
     fn list_holes(&mut self, keys: Range<usize>) {
+        if keys.is_empty() {
+            return;
+        }
         let leaf = keys.start / NODE_ENTRIES;
         let is_hole = self.is_hole_leaf(leaf);
         for key in keys.clone() {
@@ -91,7 +94,7 @@ impl Region {
                 Err(_) => self.set(key, Location::HOLE),
             }
         }
-        if !keys.is_empty() && !is_hole && self.is_all_listed_holes(leaf, keys) {
+        if !is_hole && self.is_all_listed_holes(leaf, keys) {
             self.set_hole_leaves(leaf..leaf + 1);
         }
     }
