@@ -249,7 +249,7 @@ mod tests {
         for number in 0..8_000_000 {
             delta.set_run(scatter(number) % DISK_BLOCKS, location(number), 1);
             let entries = delta.entries();
-            if entries > 500_000 && entries % 65_536 == 0 {
+            if entries > 500_000 && entries.is_multiple_of(65_536) {
                 let cost = delta.memory_bytes() as f64 / entries as f64;
                 assert!(cost < 20.0, "{cost} bytes an entry at {entries}");
             }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::changes::Changes;
 use super::delta::Delta;
 use super::region::REGION_BITS;
-use super::tree::{LEVELS_MAX, NodeStore, TreeRoot, entry_of, node_span, tree_span};
+use super::tree::{NodeStore, TreeRoot, entry_of, node_span, tree_span};
 use crate::error::Result;
 use crate::format::node::Node;
 use crate::units::{BlockIndex, Location, NODE_ENTRIES};
@@ -58,7 +58,7 @@ pub fn merge(
 /// Levels a tree must have for the delta's last mapped block.
 fn levels_for(delta: &Delta) -> u8 {
     last_mapped(delta).map_or(0, |last| {
-        (1..=LEVELS_MAX).find(|levels| last < tree_span(*levels)).unwrap_or(LEVELS_MAX)
+        (1..).find(|levels| last < tree_span(*levels)).expect("the span grows to 2^63")
     })
 }
 

@@ -16,11 +16,14 @@ use crate::units::{BlockIndex, DiskId, Location, NODE_ENTRIES, SegmentId};
 /// End of the largest disk.
 const BLOCKS_MAX: u64 = 1 << 36;
 
+/// Level, first block and content of a node.
+type Stored = (u8, BlockIndex, Arc<Node>);
+
 /// Nodes in memory. Holds the map to its promises: children before parents, leaves in block order, and
 /// every node asked for as what it is.
 #[derive(Default)]
 pub(super) struct MemoryNodes {
-    nodes: RefCell<HashMap<Location, (u8, BlockIndex, Arc<Node>)>>,
+    nodes: RefCell<HashMap<Location, Stored>>,
     last_leaf: Cell<Option<BlockIndex>>,
     pub(super) loads: Cell<usize>,
     pub(super) appends: Cell<usize>,
