@@ -1,0 +1,388 @@
+"""A pool in this process: its lock, its catalog, its drives and the core that holds the data.
+
+Every operation is ordered so that a crash after any of its steps leaves the pool whole; what was
+left half done is finished by the next open (`leftovers.finish`).
+
+| operation | steps                                         | after a crash in between          |
+|-----------|-----------------------------------------------|-----------------------------------|
+| create    | 1 id taken · 2 core has it · 3 row            | 1: an id unused · 2: core's is    |
+|           |                                               | removed, nothing was ever written |
+| import    | create as IMPORTING · filled · READY          | deleted                           |
+| grow      | 1 size in the row · 2 core                    | done: the row counts at next open |
+| shrink    | 1 core cuts, durably · 2 size in the row      | old size, cut part reads as zero  |
+| delete    | 1 row DELETING · 2 core deletes · 3 row goes  | finished                          |
+
+Lock order: a disk's lock → `_mutex` → the catalog's lock. A disk's lock is held during anything
+that may take long (recovery, deletion), so that such work on one disk delays no other.
+"""
+
+import os
+import re
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from storage import leftovers
+from storage.catalog import CATALOG_FILE, Catalog, DiskRow
+from storage.drives import Drive, find_drives
+from storage.errors import (
+    BadName,
+    Corrupt,
+    DiskInUse,
+    DiskNotFound,
+    DiskNotReady,
+    InvalidRequest,
+    NameTaken,
+    PoolClosed,
+    PoolFolderUnusable,
+    PoolNotFound,
+    ShrinkLosesData,
+    StorageError,
+)
+from storage.lock import PoolLock
+from storage.pool_init import init_pool
+from storage.service import DiskDetails, DiskInfo, DiskState, DriveState, PoolStatus
+from storage.units import MIB, DiskId, UnixSeconds, check_disk_size, format_time
+
+if TYPE_CHECKING:
+    from storage import _core
+
+MEMORY_BYTES_DEFAULT: Final = 256 * MIB
+
+CoreOpener = Callable[[str, bytes, "list[tuple[int, str | None]]", int], "_core.Pool"]
+"""`_core.Pool.open`, or what stands in for it in a test."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+_NAME_LENGTH_MAX: Final = 128
+_DESCRIPTION_LENGTH_MAX: Final = 1024  # of 4-byte characters: what an NBD export description holds
+
+
+def check_name(name: str) -> str:
+    """Returns `name` if a disk may have it. Raises: BadName.
+
+    The sign set is one that needs no quoting in a URI, a shell, XML or a file name.
+    """
+    if not name:
+        raise BadName(name=name, reason="it is empty")
+    if len(name) > _NAME_LENGTH_MAX:
+        raise BadName(
+            name=f"{name[:24]}…", reason=f"it is longer than {_NAME_LENGTH_MAX} characters"
+        )
+    if not _NAME.fullmatch(name):
+        raise BadName(name=name, reason="it has characters that are not allowed")
+    return name
+
+
+def check_description(description: str) -> str:
+    """Returns `description` if it can be stored and shown in one line. Raises: InvalidRequest."""
+    if len(description) > _DESCRIPTION_LENGTH_MAX:
+        raise InvalidRequest(
+            reason=f"a description has at most {_DESCRIPTION_LENGTH_MAX} characters"
+        )
+    if not description.isprintable():
+        raise InvalidRequest(reason="a description is one line of printable characters")
+    return description
+
+
+def _check_ready(row: DiskRow) -> None:
+    if row.state != DiskState.READY:
+        raise DiskNotReady(disk=row.name, state=row.state)
+
+
+class Pool:
+    """An open pool; implements `storage.service.PoolService`. Safe to use from any thread."""
+
+    def __init__(
+        self,
+        path: Path,
+        lock: PoolLock,
+        catalog: Catalog,
+        drives: Sequence[Drive],
+        core: "_core.Pool",
+    ) -> None:
+        """Use `open`."""
+        self.path = path
+        self._lock = lock
+        self._catalog = catalog
+        self._drives = drives
+        self._core = core
+        self._mutex = threading.Lock()
+        self._disk_locks: defaultdict[DiskId, threading.Lock] = defaultdict(threading.Lock)
+        self._disks: dict[DiskId, _core.Disk] = {}
+        self._clients: Counter[int] = Counter()
+        self._is_closed = False
+        self._problems = leftovers.finish(catalog, drives, core)
+
+    @staticmethod
+    def init(path: Path, drives: Sequence[Path] = ()) -> None:
+        """Makes an empty pool in a folder that is empty or does not exist yet.
+
+        Args: drives: the folders that hold the segments; none means the pool's own folder.
+        Raises: PoolExists, PoolBusy, PoolFolderUnusable, DriveUnusable; nothing was made then.
+        """
+        init_pool(Path(path), drives)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        memory_bytes: int = MEMORY_BYTES_DEFAULT,
+        open_core: CoreOpener | None = None,
+    ) -> "Pool":
+        """Takes the pool for this process and finishes what a crash left half done.
+
+        Starts the core's threads: never call it in a process that forks afterwards.
+
+        Raises: PoolNotFound, PoolBusy, CatalogDamaged, CatalogTooNew, NoSpace. A drive that is not
+            there is no error: `status` names it, and only the disks that need it fail.
+        """
+        path = Path(os.path.abspath(path))  # noqa: PTH100  links in the path stay as they were written
+        try:
+            (path / CATALOG_FILE).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise PoolNotFound(pool=str(path)) from None
+        except OSError as exc:
+            raise PoolFolderUnusable(pool=str(path), detail=exc.strerror or str(exc)) from exc
+        if open_core is None:
+            # Here and not above, so that a command that only talks to a server loads no core.
+            from storage import _core
+
+            open_core = _core.Pool.open
+        lock = PoolLock(path)
+        try:
+            catalog = Catalog(path / CATALOG_FILE)
+            try:
+                drives = find_drives(catalog.drives(), path, catalog.pool_uuid)
+                places = [
+                    (int(drive.row.index), str(drive.folder) if drive.folder else None)
+                    for drive in drives
+                ]
+                core = open_core(str(path), catalog.pool_uuid.bytes, places, memory_bytes)
+                return cls(path, lock, catalog, drives, core)
+            except BaseException:
+                catalog.close()
+                raise
+        except BaseException:
+            lock.release()
+            raise
+
+    def close(self) -> None:
+        """Checkpoints and lets go of everything; whatever comes later raises PoolClosed."""
+        with self._mutex:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        try:
+            self._core.close()
+        finally:
+            self._catalog.close()
+            self._lock.release()
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- for the data plane
+
+    def open_disk(self, name: str) -> "_core.Disk":
+        """The disk for a client; the call is paired with `release_disk` when the client goes.
+
+        Every client of a disk gets the same object.
+
+        Raises: DiskNotFound, Corrupt, DriveMissing, PoolClosed.
+        """
+        with self._locked(name) as row:
+            disk = self._opened(row)
+            with self._mutex:
+                self._clients[row.id] += 1
+            return disk
+
+    def release_disk(self, disk: "_core.Disk") -> None:
+        """A client that had got the disk from `open_disk` is gone."""
+        with self._mutex:
+            self._clients[disk.disk_id] = max(0, self._clients[disk.disk_id] - 1)
+
+    # -- PoolService
+
+    def status(self) -> PoolStatus:
+        """See `PoolService`, as for everything that follows."""
+        disks = self.list_disks()
+        drives = [drive.describe(self.path) for drive in self._drives]
+        problems = [f"drive {drive.index}: {drive.problem}" for drive in drives if drive.problem]
+        problems += [f"disk {disk.name!r}: {disk.problem}" for disk in disks if disk.problem]
+        return PoolStatus(
+            pool=str(self.path),
+            uuid=str(self._catalog.pool_uuid),
+            created=format_time(self._catalog.created),
+            disks=len(disks),
+            provisioned_bytes=sum(disk.size_bytes for disk in disks),
+            stored_bytes=sum(disk.stored_bytes for disk in disks),
+            server_pid=None,
+            uris=[],
+            drives=drives,
+            problems=problems + self._problems,
+            statistics=self._core.stats(),
+        )
+
+    def list_disks(self) -> list[DiskInfo]:
+        self._check_open()
+        absent = {drive.row.index for drive in self._drives if drive.state != DriveState.PRESENT}
+        return [
+            DiskInfo(**self._describe(row), problem=leftovers.problem_of(row, self.path, absent))
+            for row in self._catalog.disks()
+        ]
+
+    def show_disk(self, name: str) -> DiskDetails:
+        with self._locked(name) as row:
+            try:
+                disk = self._opened(row)
+                statistics = disk.stats()
+                end_of_data_bytes = disk.end_of_data()
+            except StorageError as exc:
+                return DiskDetails(**self._describe(row), problem=exc.problem)
+            return DiskDetails(
+                **self._describe(row),
+                mapped_bytes=statistics["mapped_bytes"],
+                end_of_data_bytes=end_of_data_bytes,
+                statistics=statistics,
+            )
+
+    def create_disk(
+        self, name: str, size_bytes: int, description: str = "", importing: bool = False
+    ) -> DiskInfo:
+        check_name(name)
+        size = check_disk_size(size_bytes)
+        check_description(description)
+        self._check_open()
+        if self._has_disk(name):
+            raise NameTaken(name=name)
+        disk_id = self._catalog.allocate_disk_id()
+        state = DiskState.IMPORTING if importing else DiskState.READY
+        now = UnixSeconds(int(time.time()))
+        row = DiskRow(disk_id, name, size, state, now, description)
+        self._core.create_disk(disk_id)
+        try:
+            self._catalog.add_disk(row)
+        except StorageError:
+            self._core.delete_disk(disk_id)
+            raise
+        return DiskInfo(**self._describe(row))
+
+    def finish_import(self, name: str) -> DiskInfo:
+        with self._locked(name) as row:
+            self._opened(row).flush()
+            self._catalog.set_state(row.id, DiskState.READY)
+        return self._info(name)
+
+    def resize_disk(self, name: str, size_bytes: int, force: bool = False) -> DiskInfo:
+        size = check_disk_size(size_bytes)
+        with self._locked(name) as row:
+            _check_ready(row)
+            if size < row.size_bytes:
+                disk = self._opened(row)
+                if not force:
+                    self._check_unused(row)
+                    end_bytes = disk.end_of_data()
+                    if end_bytes > size:
+                        raise ShrinkLosesData(
+                            disk=name, size_bytes=size, end_of_data_bytes=end_bytes
+                        )
+                disk.resize(size)
+                self._catalog.set_size(row.id, size)
+            elif size > row.size_bytes:
+                self._catalog.set_size(row.id, size)
+                if row.id in self._disks:
+                    self._disks[row.id].resize(size)
+        return self._info(name)
+
+    def rename_disk(self, name: str, new_name: str) -> DiskInfo:
+        check_name(new_name)
+        with self._locked(name) as row:
+            _check_ready(row)
+            self._catalog.set_name(row.id, new_name)
+        return self._info(new_name)
+
+    def delete_disk(self, name: str, force: bool = False) -> None:
+        with self._locked(name) as row:
+            if not force:
+                self._check_unused(row)
+            self._catalog.set_state(row.id, DiskState.DELETING)
+            self._disks.pop(row.id, None)
+            self._core.delete_disk(row.id)
+            self._catalog.remove_disk(row.id)
+            with self._mutex:
+                self._clients.pop(row.id, None)
+
+    # -- inside
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise PoolClosed
+
+    def _has_disk(self, name: str) -> bool:
+        try:
+            self._catalog.disk(name)
+        except DiskNotFound:
+            return False
+        return True
+
+    def _check_unused(self, row: DiskRow) -> None:
+        if clients := self._clients[row.id]:
+            raise DiskInUse(disk=row.name, clients=clients)
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[DiskRow]:
+        """The disk of that name, kept from every other operation on it for the block.
+
+        Errors that the core raises for the disk's number leave the block with its name.
+        """
+        self._check_open()
+        while True:
+            disk_id = self._catalog.disk(name).id
+            with self._mutex:
+                lock = self._disk_locks[disk_id]
+            with lock:
+                # Before the lock was ours, the disk may have been renamed or deleted.
+                row = self._catalog.disk(name)
+                if row.id != disk_id:
+                    continue
+                try:
+                    yield row
+                except StorageError as exc:
+                    if getattr(exc, "disk", None) == disk_id:
+                        exc.disk = name  # type: ignore[attr-defined]  # just looked at
+                    raise
+                return
+
+    def _opened(self, row: DiskRow) -> "_core.Disk":
+        """The core's disk, recovered when this is its first use. The caller holds its lock."""
+        disk = self._disks.get(row.id)
+        if disk is None:
+            try:
+                disk = self._core.open_disk(row.id, row.size_bytes)
+            except DiskNotFound as exc:
+                where = f"anchors/{row.id:08x}.anchor"
+                raise Corrupt(disk=row.name, where=where, detail="the file is missing") from exc
+            self._disks[row.id] = disk
+        return disk
+
+    def _info(self, name: str) -> DiskInfo:
+        return DiskInfo(**self._describe(self._catalog.disk(name)))
+
+    def _describe(self, row: DiskRow) -> dict[str, Any]:
+        return {
+            "id": row.id,
+            "name": row.name,
+            "size_bytes": row.size_bytes,
+            "state": row.state,
+            "created": format_time(row.created),
+            "description": row.description,
+            "stored_bytes": sum(drive.stored_bytes(row.id) for drive in self._drives),
+            "clients": self._clients[row.id],
+        }

@@ -1,0 +1,171 @@
+"""What a pool can be asked to do, whoever answers: this process or a server behind a socket.
+
+`PoolService` is implemented by `storage.pool.Pool` and `storage.control.ControlClient`; one
+conformance suite runs on both. What goes in and out is plain frozen dataclasses of JSON types. The
+names of their fields are the keys of ``--json`` and of the control protocol: they are stable.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol, Self
+
+
+class DiskState(StrEnum):
+    """READY serves; IMPORTING is being filled by an import; DELETING is about to vanish."""
+
+    READY = "ready"
+    IMPORTING = "importing"
+    DELETING = "deleting"
+
+
+class DriveState(StrEnum):
+    """Only a PRESENT drive is used; of every other, `DriveInfo.problem` says what is wrong."""
+
+    PRESENT = "present"
+    MISSING = "missing"
+    FOREIGN = "foreign"
+    DUPLICATE = "duplicate"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A dataclass of JSON types that can be told to the other end of a wire."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name, nested ones too."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """The record that `to_json` told. Fields that this release does not know are left out."""
+        known = {one.name for one in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in fields.items() if name in known})
+
+
+@dataclass(frozen=True)
+class DiskInfo(Record):
+    """A disk as lists show it.
+
+    `stored_bytes` is the space its segments take on the drives that are present. `clients` counts
+    NBD connections. `problem` is None or says why the disk cannot be served whole.
+    """
+
+    id: int
+    name: str
+    size_bytes: int
+    state: DiskState
+    created: str
+    description: str
+    stored_bytes: int
+    clients: int
+    problem: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", DiskState(self.state))
+
+
+@dataclass(frozen=True)
+class DiskDetails(DiskInfo):
+    """A disk as `show` prints it; the figures below need the disk opened, and are None if it fails.
+
+    `mapped_bytes` is the address space that holds data, `end_of_data_bytes` where the last of it
+    ends, `statistics` what the core counts.
+    """
+
+    mapped_bytes: int | None = None
+    end_of_data_bytes: int | None = None
+    statistics: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DriveInfo(Record):
+    """A drive of the pool; sizes are of its file system and None unless the drive is present."""
+
+    index: int
+    uuid: str
+    path: str
+    state: DriveState
+    problem: str | None
+    total_bytes: int | None
+    free_bytes: int | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", DriveState(self.state))
+
+
+@dataclass(frozen=True)
+class PoolStatus(Record):
+    """The pool as a whole.
+
+    `server_pid` is None when no server runs and `uris` then empty; `{name}` in a URI stands for the
+    disk's name. `problems` is empty exactly when nothing needs the operator's attention.
+    """
+
+    pool: str
+    uuid: str
+    created: str
+    disks: int
+    provisioned_bytes: int
+    stored_bytes: int
+    server_pid: int | None
+    uris: list[str]
+    drives: list[DriveInfo]
+    problems: list[str]
+    statistics: dict[str, int]
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        drives = [DriveInfo.from_json(drive) for drive in fields["drives"]]
+        return super().from_json({**fields, "drives": drives})
+
+
+class PoolService(Protocol):
+    """A pool's operations. Errors are leaves of `storage.errors`; a failed call changed nothing
+    unless it says otherwise. Durability: what a call did survives power loss once it returns."""
+
+    def status(self) -> PoolStatus:
+        """The pool as a whole."""
+
+    def list_disks(self) -> list[DiskInfo]:
+        """All disks, by name; opens none."""
+
+    def show_disk(self, name: str) -> DiskDetails:
+        """One disk, opened for its figures. Raises: DiskNotFound."""
+
+    def create_disk(
+        self, name: str, size_bytes: int, description: str = "", importing: bool = False
+    ) -> DiskInfo:
+        """A new disk that reads as zeroes.
+
+        With `importing`, the disk stays provisional until `finish_import`: when whoever creates it
+        goes away before that, or the server stops, it is deleted again.
+
+        Raises: BadName, BadSize, NameTaken, InvalidRequest (description), NoSpace.
+        """
+
+    def finish_import(self, name: str) -> DiskInfo:
+        """Flushes a disk created with `importing` and keeps it. Raises: DiskNotFound."""
+
+    def resize_disk(self, name: str, size_bytes: int, force: bool = False) -> DiskInfo:
+        """Changes the size; what is cut off is gone at once, what is added reads as zeroes.
+
+        Connected clients see the new size when they reconnect.
+
+        Raises: DiskNotFound, DiskNotReady, BadSize; without `force` also ShrinkLosesData, and
+            DiskInUse when a disk with clients would shrink.
+        """
+
+    def rename_disk(self, name: str, new_name: str) -> DiskInfo:
+        """Gives the disk another name. Connections go on, but must use it when they reconnect.
+
+        Raises: DiskNotFound, DiskNotReady, BadName, NameTaken.
+        """
+
+    def delete_disk(self, name: str, force: bool = False) -> None:
+        """Deletes the disk and all its data. Raises: DiskNotFound; without `force` DiskInUse."""
+
+    def close(self) -> None:
+        """Lets go of the pool or the connection; safe to call again."""
