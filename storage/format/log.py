@@ -1,0 +1,258 @@
+"""A disk's log: its segments in order, and the replay of what a checkpoint does not hold.
+
+Source: docs/format.md, "Recovery". This reader changes nothing: where the core would cut off a torn
+tail and remove segments behind it, this one only says so.
+"""
+
+import bisect
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from storage.format.anchor import Root
+from storage.format.damage import Damage
+from storage.format.layout import SEGMENT_HEADER, DiskId, Lsn, Place, SegmentId
+from storage.format.location import HOLE, Location, UnverifiedLocation
+from storage.format.scan import Identity, ReadRecord, Record, Scan, SegmentFile
+
+OPEN_FILES_MAX = 64
+
+
+class LogEnd(NamedTuple):
+    """Where the log ends: the next record would have `next_lsn`.
+
+    `segment` is None when nothing lies behind the replay position, `reason` says what stands there
+    instead of a record (None: a sealed segment's end), `leftovers` are files behind the end that
+    the next recovery by the core removes.
+    """
+
+    segment: SegmentId | None
+    offset: int
+    next_lsn: Lsn
+    reason: Damage | None
+    leftovers: list[Path]
+
+
+class Replay(NamedTuple):
+    """The records from the replay position to the log's end, whole groups only."""
+
+    records: list[Record]
+    end: LogEnd
+
+
+class Log:
+    """The segment files of one disk, opened when used; a bounded number stays open."""
+
+    def __init__(self, disk: DiskId, pool: bytes | None, paths: Mapping[SegmentId, Path]) -> None:
+        self.disk = disk
+        self.paths = dict(sorted(paths.items()))
+        self._pool = pool
+        self._open: OrderedDict[SegmentId, SegmentFile] = OrderedDict()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes all files."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def get(self, segment: SegmentId) -> SegmentFile:
+        """The open segment. Raises Damage when it is missing or its header is not valid."""
+        if (file := self._open.get(segment)) is not None:
+            self._open.move_to_end(segment)
+            return file
+        if (path := self.paths.get(segment)) is None:
+            raise Damage(f"{segment:08x}.seg", 0, f"the segment of disk {self.disk} is missing")
+        file = SegmentFile.open(str(path), Identity(self.disk, segment, self._pool))
+        self._open[segment] = file
+        if len(self._open) > OPEN_FILES_MAX:
+            self._open.popitem(last=False)[1].close()
+        return file
+
+    def find(self, segment: SegmentId) -> SegmentFile | None:
+        """As `get`, None instead of damage."""
+        try:
+            return self.get(segment)
+        except Damage:
+            return None
+
+    def read(self, location: Location) -> ReadRecord:
+        """The record that a location points at. Raises Damage."""
+        return self.get(location.segment).read_record(location)
+
+    def replay(self, root: Root) -> Replay:
+        """Everything that happened after the checkpoint. Raises Damage where durable records are
+        lost.
+        """
+        return _Replay(self, root).run()
+
+
+class _Replay:
+    """One walk along the log. `_records` are those accepted; all groups but the last are whole."""
+
+    def __init__(self, log: Log, root: Root) -> None:
+        self._log = log
+        self._root = root
+        self._records: list[Record] = []
+        self._candidates = self._list_candidates()
+        self._durable: Lsn | None = None
+        self._anchor = Place(f"{root.disk:08x}.anchor", 0)
+
+    def run(self) -> Replay:
+        root = self._root
+        if root.replay_segment and (
+            not self._candidates or self._candidates[0] != root.replay_segment
+        ):
+            raise Damage(
+                f"{root.replay_segment:08x}.seg",
+                0,
+                "the segment where the replay starts is missing",
+            )
+        end = LogEnd(None, 0, root.replay_lsn, None, [])
+        for position, file in enumerate(self._follow()):
+            starts_inside = position == 0 and root.replay_segment != 0
+            if not starts_inside and file.header.first_lsn != end.next_lsn:
+                break
+            scan = self._read_segment(file, end.next_lsn, starts_inside=starts_inside)
+            accepted = self._accept(scan.records)
+            end = LogEnd(
+                file.header.segment, scan.end_offset, Lsn(end.next_lsn + accepted), scan.stop, []
+            )
+            if accepted < len(scan.records):
+                torn = scan.records[accepted]
+                end = end._replace(offset=torn.offset, reason=torn.payload_damage)
+                break
+        end = self._cut_open_group(end)
+        self._refuse_lost_records(end)
+        leftovers = [
+            self._log.paths[segment] for segment in self._candidates if segment > (end.segment or 0)
+        ]
+        return Replay(self._records, end._replace(leftovers=leftovers))
+
+    def _list_candidates(self) -> list[SegmentId]:
+        """Segments from the replay position on, by id; files without a valid header among them."""
+        ids = list(self._log.paths)
+        if self._root.replay_segment:
+            return ids[bisect.bisect_left(ids, self._root.replay_segment) :]
+        # No segment was active at the checkpoint: the next one in the log, if there is one, has
+        # this index.
+        for position, segment in enumerate(ids):
+            file = self._log.find(segment)
+            if file is not None and file.header.log_index >= self._root.replay_log_index:
+                return ids[position:]
+        return []
+
+    def _follow(self) -> Iterator[SegmentFile]:
+        """Candidates in order as long as their log indexes have no gap."""
+        for position, segment in enumerate(self._candidates):
+            if position == 0 and self._root.replay_segment:
+                file: SegmentFile | None = self._log.get(segment)
+            else:
+                file = self._log.find(segment)
+            if file is None or file.header.log_index != self._root.replay_log_index + position:
+                return
+            yield file
+
+    def _read_segment(self, file: SegmentFile, lsn: Lsn, *, starts_inside: bool) -> Scan:
+        """The records of one segment from the replay position on, from its summary if it has a
+        valid one.
+        """
+        offset = self._root.replay_offset if starts_inside else SEGMENT_HEADER.size
+        if file.is_sealed:
+            try:
+                scan = file.list_records()
+            except Damage:
+                # The trailer still vouches for the records: they are scanned, and none of them may
+                # be missing.
+                return file.scan(offset, lsn)
+            skipped = lsn - file.header.first_lsn
+            is_inside = 0 <= skipped <= len(scan.records)
+            records = scan.records[skipped:] if is_inside else []
+            start = records[0].offset if records else scan.end_offset
+            if not is_inside or start != offset:
+                raise Damage(
+                    file.path, offset, f"the root's replay position is not that of LSN {lsn}"
+                )
+            return scan._replace(records=records)
+        if offset > file.size_bytes:
+            raise Damage(file.path, offset, "the file ends before the root's replay position")
+        return file.scan(offset, lsn)
+
+    def _accept(self, records: list[Record]) -> int:
+        """Takes records up to the first whose payload is torn; a damaged payload known to be
+        durable is no tear.
+        """
+        for accepted, record in enumerate(records):
+            if record.payload_damage is not None and record.lsn > self._find_durable_lsn():
+                return accepted
+            self._records.append(record)
+        return len(records)
+
+    def _cut_open_group(self, end: LogEnd) -> LogEnd:
+        """Takes back the records of a group whose last record is missing."""
+        while self._records and self._records[-1].shape.continues_group:
+            record = self._records.pop()
+            reason = end.reason or Damage(
+                str(self._log.paths[record.segment]),
+                record.offset,
+                "the group's last record is missing",
+            )
+            end = LogEnd(record.segment, record.offset, record.lsn, reason, [])
+        return end
+
+    def _find_durable_lsn(self) -> Lsn:
+        """The highest LSN that anything from the replay position on says is on stable storage."""
+        if self._durable is None:
+            durable = Lsn(0)
+            for position, segment in enumerate(self._candidates):
+                file = self._log.find(segment)
+                if file is not None:
+                    is_first = position == 0 and self._root.replay_segment
+                    start = self._root.replay_offset if is_first else SEGMENT_HEADER.size
+                    durable = max(durable, file.find_durable_lsn(start))
+            self._durable = durable
+        return self._durable
+
+    def _refuse_lost_records(self, end: LogEnd) -> None:
+        """Raises Damage when the record missing at the end was on stable storage: that is no torn
+        tail.
+        """
+        durable = self._find_durable_lsn()
+        if durable >= end.next_lsn:
+            raise self._blame(end, f"but everything up to LSN {durable} was on stable storage")
+        for name, place in self._list_root_places():
+            if end.segment is None:
+                is_behind = place[0] in self._candidates
+            else:
+                is_behind = place >= (end.segment, end.offset)
+            if is_behind:
+                raise self._blame(
+                    end, f"but the checkpoint's {name} behind it was on stable storage"
+                )
+
+    def _list_root_places(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        root = self._root
+        if root.usage_segment:
+            yield "usage table", (root.usage_segment, root.usage_offset)
+        if root.tree != HOLE:
+            location = UnverifiedLocation(root.tree, self._anchor).verify()
+            if location is not None:
+                yield "tree", (location.segment, location.offset)
+
+    def _blame(self, end: LogEnd, evidence: str) -> Damage:
+        if end.reason is not None:
+            file, offset, reason = end.reason.file, end.reason.offset, end.reason.reason
+        elif end.segment is not None:
+            file, offset, reason = (
+                str(self._log.paths[end.segment]),
+                end.offset,
+                "the log ends here",
+            )
+        else:
+            (file, offset), reason = self._anchor, "the log has no further segment"
+        return Damage(file, offset, f"LSN {end.next_lsn} is missing ({reason}), {evidence}")
