@@ -246,6 +246,19 @@ mod tests {
     }
 
     #[test]
+    fn holes_from_the_middle_of_a_subtree_leave_its_beginning() {
+        let store = MemoryNodes::new();
+        let (root, mut usage) = tree(&store);
+        let mut holes = Delta::new();
+        holes.set_holes(3 << 15..1 << 36);
+        let merged = merge(root, &holes, &store, &mut usage).expect("a merge");
+        assert_eq!(merged.mapped_delta, -(1024 - 3 * 64));
+        let run = merged.root.next_run(&store, (3 << 15) - 512, 1 << 36).expect("a tree");
+        assert_eq!(run, (false, (3 << 15) - 511));
+        assert_eq!(merged.root.last_block(&store).expect("a tree"), Some((3 << 15) - 512));
+    }
+
+    #[test]
     fn a_tree_without_blocks_is_empty() {
         let store = MemoryNodes::new();
         let (root, mut usage) = tree(&store);

@@ -140,7 +140,7 @@ fn blocks() -> impl Strategy<Value = BlockIndex> {
         Just(BLOCKS_MAX - 40_000),
         0..BLOCKS_MAX,
     ];
-    (edge, prop_oneof![0..600u64, 0..40u64])
+    (edge, prop_oneof![0..600u64, 0..40u64, Just(20)])
         .prop_map(|(edge, offset)| (edge + offset).saturating_sub(20).min(BLOCKS_MAX - 17))
 }
 
@@ -257,8 +257,11 @@ impl Map {
         let is_hole = |block| expected(merged, block).is_none_or(Location::is_hole);
         let edges = edges(merged);
         for (at, edge) in edges[..edges.len() - 1].iter().enumerate() {
-            let run = self.root.next_run(&self.nodes, *edge, BLOCKS_MAX).expect("a whole tree");
-            assert_eq!(run, expected_run(&edges, at, is_hole), "from {edge}");
+            let (kind, run_end) = expected_run(&edges, at, is_hole);
+            for end in [BLOCKS_MAX, edge + 1, edge + 600, run_end] {
+                let run = self.root.next_run(&self.nodes, *edge, end).expect("a whole tree");
+                assert_eq!(run, (kind, run_end.min(end)), "from {edge} to {end}");
+            }
         }
         let last = edges.iter().rev().filter(|edge| **edge > 0).find(|edge| !is_hole(**edge - 1));
         let found = self.root.last_block(&self.nodes).expect("a whole tree");
@@ -270,8 +273,11 @@ impl Map {
         let edges = edges(unmerged);
         let kind = |block| expected(unmerged, block).map(Location::is_hole);
         for (at, edge) in edges[..edges.len() - 1].iter().enumerate() {
-            let want = expected_run(&edges, at, kind);
-            assert_eq!(self.delta.next_run(*edge, BLOCKS_MAX), want, "from {edge}");
+            let (kind, run_end) = expected_run(&edges, at, kind);
+            for end in [BLOCKS_MAX, edge + 1, edge + 600, run_end] {
+                let want = (kind, run_end.min(end));
+                assert_eq!(self.delta.next_run(*edge, end), want, "from {edge} to {end}");
+            }
             for block in [edge.saturating_sub(1), *edge] {
                 let numbered = expected(unmerged, block).map(|at| renumbered(at, first_number));
                 assert_eq!(self.delta.get(block), numbered, "block {block}");
