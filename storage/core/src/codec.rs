@@ -6,8 +6,8 @@
 use std::cell::RefCell;
 use std::ffi::{c_char, c_int, c_void};
 
-// Exported by the same library, declared here because lz4-sys leaves it out: compression with a state
-// kept by the caller, which saves clearing 16 KiB for every block.
+// Exported by the same library, declared here because lz4-sys leaves them out: compression with a state
+// kept by the caller, which saves clearing 16 KiB for every block, and decompression of a prefix.
 unsafe extern "C" {
     fn LZ4_compress_fast_extState_fastReset(
         state: *mut c_void,
@@ -16,6 +16,13 @@ unsafe extern "C" {
         source_size: c_int,
         dest_capacity: c_int,
         acceleration: c_int,
+    ) -> c_int;
+    fn LZ4_decompress_safe_partial(
+        source: *const c_char,
+        dest: *mut c_char,
+        compressed_size: c_int,
+        target_output_size: c_int,
+        dest_capacity: c_int,
     ) -> c_int;
     fn LZ4_initStream(buffer: *mut c_void, size: usize) -> *mut c_void;
     fn LZ4_sizeofState() -> c_int;
@@ -78,6 +85,22 @@ pub fn decompress(data: &[u8], out: &mut [u8]) -> Option<()> {
         )
     };
     (written >= 0 && written as usize == out.len()).then_some(())
+}
+
+/// Fills at least the first `wanted` bytes of `out` from LZ4 data that decodes to all of `out`; `None` if
+/// the data is nonsense. Stops early, which makes reading the first block of an extent cheap.
+pub fn decompress_prefix(data: &[u8], out: &mut [u8], wanted: usize) -> Option<()> {
+    // SAFETY: LZ4_decompress_safe_partial stays inside both buffers whatever the data says.
+    let written = unsafe {
+        LZ4_decompress_safe_partial(
+            data.as_ptr().cast(),
+            out.as_mut_ptr().cast(),
+            data.len() as c_int,
+            wanted as c_int,
+            out.len() as c_int,
+        )
+    };
+    (written >= 0 && written as usize >= wanted).then_some(())
 }
 
 /// Is every byte zero? Stops at the first that is not, so that ordinary data costs nothing.

@@ -1,11 +1,33 @@
 //! Nearstone's extent store: a log-structured block store served at native speed.
 //!
-//! Order of the modules, low to high; each uses only those before it:
-//! `units`, `error`, `codec`, `format` (bytes on disk), `storage` (drives), `map` (block → location).
+//! Order of the modules, low to high; each uses only those before it (but for `budget`, which calls disks
+//! back to do their chores):
+//! `units`, `error`, `codec`, `format` (bytes on disk), `storage` (drives), `segments` (files),
+//! `segment_reader`, `map` (block → location), `batch`, `anchor_file`, `log`, `fetch`, `usage`, `disk_map`,
+//! `recovery`, `disk`, `checkpoint`, `budget`, `pool`, `python`.
 
+mod anchor_file;
+mod batch;
+mod budget;
+mod checkpoint;
 pub mod codec;
+mod disk;
+mod disk_map;
 pub mod error;
+mod fetch;
 pub mod format;
+mod log;
 pub mod map;
+mod pool;
+#[cfg(feature = "python")]
+mod python;
+mod recovery;
+mod segment_reader;
+mod segments;
 pub mod storage;
 pub mod units;
+mod usage;
+
+pub use disk::Disk;
+pub use error::{Error, Result};
+pub use pool::{Options, Pool, PoolStats};

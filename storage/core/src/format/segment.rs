@@ -86,6 +86,21 @@ impl SummaryEntry {
         }
     }
 
+    /// What the record's header says, its payload checksum aside.
+    pub fn to_header(&self, disk: DiskId, lsn: Lsn) -> RecordHeader {
+        RecordHeader {
+            kind: self.kind,
+            codec: self.codec,
+            continues: self.continues,
+            lsn,
+            block: self.block,
+            count: self.count,
+            disk,
+            payload_check: 0,
+            stored_len: self.stored_len,
+        }
+    }
+
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.block.to_le_bytes());
         out.extend_from_slice(&(self.offset / ALIGN as u32).to_le_bytes());

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use super::fates::{Fate, Fates, Unsynced};
 
 pub type Inode = usize;
+/// A file's path, its inode and its bytes.
+pub type LiveFile = (String, Inode, Arc<Vec<u8>>);
 
 /// Bytes that a drive writes wholly or not at all.
 pub const SECTOR_LEN: usize = 512;
@@ -231,6 +233,19 @@ impl Contents {
 }
 
 impl Image {
+    /// A drive that holds these files, all durable.
+    pub fn holding(files: impl IntoIterator<Item = (String, Arc<Vec<u8>>)>) -> Image {
+        let mut image = Image::default();
+        for (inode, (path, durable)) in files.into_iter().enumerate() {
+            let folders = path.match_indices('/').map(|(at, _)| path[..at].to_string());
+            let folder = Name { durable: true, since: Vec::new() };
+            image.folders.extend(folders.map(|path| (path, folder.clone())));
+            image.contents.insert(inode, Contents { durable, pending: Vec::new() });
+            image.names.insert(path, Name { durable: Some(inode), since: Vec::new() });
+        }
+        image
+    }
+
     pub fn next_seq(&self) -> u64 {
         self.next_seq
     }
@@ -317,7 +332,7 @@ impl Image {
     }
 
     /// Folders and files as the running process sees them.
-    pub fn live(&self) -> (Vec<String>, Vec<(String, Inode, Arc<Vec<u8>>)>) {
+    pub fn live(&self) -> (Vec<String>, Vec<LiveFile>) {
         let all = self.power_loss(&mut super::fates::EverythingKept);
         let folders = all.folders.into_keys().collect();
         let file = |(path, name): (String, Name<Option<Inode>>)| {

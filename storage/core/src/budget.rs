@@ -1,0 +1,287 @@
+//! One memory setting for the whole pool, and the chores that keep within it.
+//!
+//! Of the setting, a quarter is the node cache's; five eighths are for changes not yet merged into
+//! trees. At three eighths a checkpoint of the disk with most changes is asked for; at five, writers wait
+//! for it. Nothing polls: chores are queued by what makes them necessary.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+
+/// Log appended since the last checkpoint up to which recovery stays quick.
+const REPLAY_BYTES_MAX: u64 = 16 << 30;
+/// Zero-filled segments start this small and double while they are used up within a few seconds.
+const PREPARED_BYTES: std::ops::RangeInclusive<usize> = (4 << 20)..=(64 << 20);
+const PREPARED_GROWS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Work done behind the clients' backs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Chore {
+    /// Write the summaries of retired segments.
+    Seal = 1,
+    /// Fill the next segment with zeros.
+    Prepare = 2,
+    Checkpoint = 4,
+}
+
+/// A disk's side of the queue: which chores are waiting, and how large to prepare segments.
+pub struct DiskChores {
+    pub me: Weak<Disk>,
+    waiting: AtomicU8,
+    /// What the pool's total holds for this disk.
+    accounted_bytes: AtomicUsize,
+    prepared: Mutex<Option<(Instant, usize)>>,
+}
+
+impl DiskChores {
+    pub fn new(me: Weak<Disk>) -> DiskChores {
+        DiskChores {
+            me,
+            waiting: AtomicU8::new(0),
+            accounted_bytes: AtomicUsize::new(0),
+            prepared: Mutex::new(None),
+        }
+    }
+
+    fn next_prepared_len(&self) -> usize {
+        let mut last = self.prepared.lock();
+        let length = match *last {
+            Some((at, length)) if at.elapsed() < PREPARED_GROWS_WITHIN => length * 2,
+            _ => 0,
+        };
+        let length = length.clamp(*PREPARED_BYTES.start(), *PREPARED_BYTES.end());
+        *last = Some((Instant::now(), length));
+        length
+    }
+}
+
+/// A queue with one thread, so that a long checkpoint does not keep segments from being sealed.
+#[derive(Default)]
+struct Lane {
+    queue: Mutex<VecDeque<(Weak<Disk>, Chore)>>,
+    ready: Condvar,
+}
+
+#[derive(Default)]
+struct Room {
+    /// Counts checkpoints that ended, with the last one's error.
+    ended: u64,
+    error: Option<Error>,
+}
+
+pub struct Budget {
+    soft_bytes: usize,
+    hard_bytes: usize,
+    delta_bytes: AtomicUsize,
+    room: Mutex<Room>,
+    room_changed: Condvar,
+    disks: Mutex<Vec<Weak<Disk>>>,
+    lanes: [Lane; 2],
+    is_stopping: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    has_threads: bool,
+    /// Something was overwritten, trimmed or deleted since space was last reclaimed.
+    has_garbage: AtomicBool,
+    /// The largest disk was asked for a checkpoint that has not ended yet.
+    has_asked_largest: AtomicBool,
+}
+
+impl Budget {
+    pub fn new(memory_bytes: usize, background: bool) -> Arc<Budget> {
+        let budget = Arc::new(Budget {
+            soft_bytes: memory_bytes / 8 * 3,
+            hard_bytes: memory_bytes / 8 * 5,
+            delta_bytes: AtomicUsize::new(0),
+            room: Mutex::default(),
+            room_changed: Condvar::new(),
+            disks: Mutex::default(),
+            lanes: Default::default(),
+            is_stopping: AtomicBool::new(false),
+            threads: Mutex::default(),
+            has_threads: background,
+            has_garbage: AtomicBool::new(false),
+            has_asked_largest: AtomicBool::new(false),
+        });
+        if background {
+            let spawn = |lane: usize| {
+                let budget = budget.clone();
+                std::thread::spawn(move || while budget.run_one(lane, true) {})
+            };
+            *budget.threads.lock() = vec![spawn(0), spawn(1)];
+        }
+        budget
+    }
+
+    /// Node cache's share of the memory setting.
+    pub fn node_cache_bytes(memory_bytes: usize) -> usize {
+        memory_bytes / 4
+    }
+
+    pub fn delta_bytes(&self) -> usize {
+        self.delta_bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn register(&self, disk: &Arc<Disk>) {
+        let mut disks = self.disks.lock();
+        disks.retain(|d| d.strong_count() > 0);
+        disks.push(Arc::downgrade(disk));
+        self.account(disk, disk.map.delta_bytes());
+    }
+
+    pub fn unregister(&self, disk: &Disk) {
+        self.disks.lock().retain(|d| !std::ptr::eq(d.as_ptr(), disk));
+        self.account(disk, 0);
+    }
+
+    /// The disk's changes take `bytes` now; the pool's total.
+    pub fn account(&self, disk: &Disk, bytes: usize) -> usize {
+        let grown = bytes.wrapping_sub(disk.chores.accounted_bytes.swap(bytes, Ordering::Relaxed));
+        self.delta_bytes.fetch_add(grown, Ordering::Relaxed).wrapping_add(grown)
+    }
+
+    /// Called after every change of the map with the bytes that the disk's changes take now.
+    pub fn note(&self, disk: &Disk, bytes: usize) {
+        let total = self.account(disk, bytes);
+        if !self.has_garbage.load(Ordering::Relaxed) {
+            self.has_garbage.store(true, Ordering::Relaxed);
+        }
+        let is_full = total > self.soft_bytes;
+        if disk.bytes_since_checkpoint() > REPLAY_BYTES_MAX || is_full && bytes >= total / 8 {
+            self.request(disk, Chore::Checkpoint);
+        } else if is_full && !self.has_asked_largest.swap(true, Ordering::Relaxed) {
+            // Many disks with few changes each.
+            if let Some(largest) = self.largest() {
+                self.request(&largest, Chore::Checkpoint);
+            }
+        }
+    }
+
+    pub fn note_flush(&self, disk: &Disk) {
+        if disk.log.wants_prepared() {
+            self.request(disk, Chore::Prepare);
+        }
+    }
+
+    /// Tells writers that wait for room how a checkpoint ended.
+    pub fn checkpoint_ended(&self, outcome: &Result<()>) {
+        self.has_asked_largest.store(false, Ordering::Relaxed);
+        let mut room = self.room.lock();
+        room.ended += 1;
+        room.error = outcome.as_ref().err().cloned();
+        drop(room);
+        self.room_changed.notify_all();
+    }
+
+    /// Waits while changes fill the budget. Call without any lock. Errors: what kept the checkpoint from
+    /// making room.
+    pub fn wait_for_room(&self, disk: &Disk) -> Result<()> {
+        if self.delta_bytes() <= self.hard_bytes {
+            return Ok(());
+        }
+        if !self.has_threads {
+            return disk.checkpoint();
+        }
+        let mut room = self.room.lock();
+        while self.delta_bytes() > self.hard_bytes {
+            let ended = room.ended;
+            if let Some(largest) = self.largest() {
+                self.request(&largest, Chore::Checkpoint);
+            }
+            while room.ended == ended && !self.is_stopping.load(Ordering::Relaxed) {
+                self.room_changed.wait(&mut room);
+            }
+            if let Some(error) = &room.error {
+                return Err(error.clone());
+            }
+            disk.check_open()?;
+        }
+        Ok(())
+    }
+
+    fn largest(&self) -> Option<Arc<Disk>> {
+        let disks = self.open_disks();
+        disks.into_iter().max_by_key(|d| d.map.delta_bytes())
+    }
+
+    pub fn open_disks(&self) -> Vec<Arc<Disk>> {
+        self.disks.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Tries to make space after a write found none: checkpoints, which free what is garbage. False if
+    /// nothing has become garbage since the last time.
+    pub fn reclaim(&self) -> bool {
+        if !self.has_garbage.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        for disk in self.open_disks() {
+            // A disk that cannot be checkpointed frees nothing; the others may.
+            let _ = disk.checkpoint();
+        }
+        true
+    }
+
+    pub fn request(&self, disk: &Disk, chore: Chore) {
+        if disk.chores.waiting.fetch_or(chore as u8, Ordering::AcqRel) & chore as u8 != 0 {
+            return;
+        }
+        let lane = &self.lanes[usize::from(chore == Chore::Checkpoint)];
+        lane.queue.lock().push_back((disk.chores.me.clone(), chore));
+        lane.ready.notify_one();
+    }
+
+    /// Does the next chore of a lane. False when there is none (or, waiting, when the pool closes).
+    fn run_one(&self, lane: usize, wait: bool) -> bool {
+        let lane = &self.lanes[lane];
+        let (disk, chore) = {
+            let mut queue = lane.queue.lock();
+            loop {
+                if let Some(next) = queue.pop_front() {
+                    break next;
+                }
+                if !wait || self.is_stopping.load(Ordering::Relaxed) {
+                    return false;
+                }
+                lane.ready.wait(&mut queue);
+            }
+        };
+        if let Some(disk) = disk.upgrade() {
+            disk.chores.waiting.fetch_and(!(chore as u8), Ordering::AcqRel);
+            // Failures show where they matter: a sync that failed fails the log, a missing summary makes
+            // recovery scan, a checkpoint's error is told to the writers that wait for it.
+            let _ = match chore {
+                Chore::Seal => disk.seal_retired(),
+                Chore::Prepare => disk.log.prepare(disk.chores.next_prepared_len()),
+                Chore::Checkpoint => disk.checkpoint(),
+            };
+        }
+        true
+    }
+
+    /// Does all waiting chores now, on this thread.
+    pub fn run_waiting(&self) {
+        while self.run_one(0, false) || self.run_one(1, false) {}
+    }
+
+    /// Stops the threads after the chore at hand.
+    pub fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+        for lane in &self.lanes {
+            let _queue = lane.queue.lock();
+            lane.ready.notify_all();
+        }
+        self.room_changed.notify_all();
+        for thread in self.threads.lock().drain(..) {
+            let is_self = thread.thread().id() == std::thread::current().id();
+            if !is_self && thread.join().is_err() {
+                eprintln!("nearstone: a background thread has panicked");
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Checkpoints: from changes in memory to a durable root.
+//!
+//! Steps, and what recovery finds after a crash behind each:
+//! 1. Cut off the changes so far, note the log's position P. The old root; replays from its own P.
+//! 2. Merge them into the tree: new nodes go into the log, the old tree stays whole. As 1.
+//! 3. Append the usage table and the root to the log. As 1.
+//! 4. Flush the log: all that the new root points to is durable. As 1.
+//! 5. Write the root into the anchor's other slot, sync it. Torn: the old root; whole: the new one.
+//! 6. Readers change over to the new tree; the changes' memory is freed.
+//! 7. Segments that nothing refers to are removed. They come from before P, and the durable root does not
+//!    need them; a removal undone by a power loss leaves a file that the next recovery ignores.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hashbrown::HashMap;
+
+use crate::batch::Batch;
+use crate::disk::Disk;
+use crate::error::Result;
+use crate::format::record::RECORD_HEADER_LEN;
+use crate::format::{Kind, Root, node};
+use crate::map::{NodeStore, UsageSink, merge};
+use crate::units::{BlockIndex, Location, SegmentId};
+use crate::usage::UsageTable;
+
+/// What a merge changes in the usage table: applied when the checkpoint is durable, not before.
+#[derive(Default)]
+struct UsageChanges(HashMap<SegmentId, i64>);
+
+impl UsageSink for UsageChanges {
+    fn added(&mut self, at: Location) {
+        *self.0.entry(at.segment()).or_default() += 1;
+    }
+
+    fn removed(&mut self, at: Location) {
+        *self.0.entry(at.segment()).or_default() -= 1;
+    }
+}
+
+impl UsageChanges {
+    fn apply_to(&self, table: &mut UsageTable) {
+        for (segment, change) in &self.0 {
+            table.change_live(*segment, *change);
+        }
+    }
+}
+
+impl NodeStore for Disk {
+    fn load(&self, at: Location, level: u8, first: BlockIndex) -> Result<Arc<node::Node>> {
+        self.fetcher.node(at, level, first)
+    }
+
+    fn append(&self, node: &node::Node, level: u8, first: BlockIndex) -> Result<Location> {
+        let mut batch = Batch::default();
+        batch.push_node(self.id, first, level, node);
+        let len = RECORD_HEADER_LEN + batch.drafts()[0].header.stored_len as usize;
+        let (segment, offset) = self.append_metadata(&mut batch)?;
+        let location = Location::new(segment, offset, len, 0);
+        self.fetcher.nodes.insert(location, Arc::new(*node));
+        Ok(location)
+    }
+}
+
+impl Disk {
+    /// Makes the map durable as of now, so that recovery has little to replay, and frees segments that
+    /// hold nothing any more. Concurrent I/O goes on.
+    pub fn checkpoint(&self) -> Result<()> {
+        let outcome = self.checkpoint_as(false);
+        self.budget.checkpoint_ended(&outcome);
+        outcome
+    }
+
+    fn checkpoint_as(&self, is_clean: bool) -> Result<()> {
+        let _one = self.checkpointing.lock();
+        let old = self.anchor.root();
+        if !self.map.has_changes() && (old.clean || !is_clean) {
+            return Ok(());
+        }
+        let appended_bytes = self.log.appended_bytes();
+        let (frozen, tree) = {
+            let log = self.log.lock();
+            self.map.freeze(log.position())
+        };
+        let mut changes = UsageChanges::default();
+        let merged = merge(tree, &frozen.delta, self, &mut changes)?;
+        let next = Root {
+            epoch: old.epoch,
+            tree: merged.root.location,
+            levels: merged.root.levels,
+            disk: self.id,
+            replay_log_index: frozen.replay.log_index,
+            replay_segment: frozen.replay.segment,
+            replay_offset: frozen.replay.offset as u32,
+            replay_lsn: frozen.replay.lsn,
+            mapped_blocks: old.mapped_blocks.saturating_add_signed(merged.mapped_delta),
+            clean: is_clean,
+            ..Root::default()
+        };
+        let root = self.commit(next, &changes)?;
+        changes.apply_to(&mut self.usage.lock());
+        self.map.publish_tree(merged.root);
+        self.budget.account(self, self.map.delta_bytes());
+        self.checkpointed_bytes.store(appended_bytes, Ordering::Relaxed);
+        self.free_garbage(&root)
+    }
+
+    /// Steps 3 to 5.
+    fn commit(&self, mut root: Root, changes: &UsageChanges) -> Result<Root> {
+        let mut usage = self.usage.lock().clone();
+        changes.apply_to(&mut usage);
+        let mut batch = Batch::default();
+        batch.push_metadata(self.id, Kind::Usage, 0, &usage.encode());
+        let (segment, offset) = self.append_metadata(&mut batch)?;
+        (root.usage_segment, root.usage_offset) = (segment, offset as u32);
+        root.segment_high = self.fetcher.segments.highest();
+        let durable = self.anchor.root();
+        (root.seq, root.drives) = (durable.seq + 1, durable.drives);
+        batch.clear();
+        batch.push_metadata(self.id, Kind::Root, 0, &root.encode());
+        self.append_metadata(&mut batch)?;
+        self.log.flush()?;
+        self.anchor.commit(root)
+    }
+
+    fn append_metadata(&self, batch: &mut Batch) -> Result<(SegmentId, usize)> {
+        let mut log = self.log.lock();
+        let appended = log.append(batch, true)?;
+        self.note_appended(batch, &appended, &log);
+        Ok((appended.segment.id, appended.offset))
+    }
+
+    /// Removes segments before the replay position that no map entry points into.
+    fn free_garbage(&self, root: &Root) -> Result<()> {
+        let is_dead = |id: SegmentId, live: u32| {
+            live == 0 && id < root.replay_segment && id != root.usage_segment
+        };
+        let dead: Vec<_> = {
+            let usage = self.usage.lock();
+            usage.iter().filter(|(id, u)| is_dead(*id, u.live)).map(|(id, _)| id).collect()
+        };
+        for id in dead {
+            self.usage.lock().remove(id);
+            self.fetcher.segments.remove(id)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn bytes_since_checkpoint(&self) -> u64 {
+        self.log.appended_bytes() - self.checkpointed_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Writes the summaries of retired segments, oldest first.
+    pub(crate) fn seal_retired(&self) -> Result<()> {
+        // One at a time, since a trailer vouches for earlier segments too.
+        let _one = self.sealing.lock();
+        for retired in self.log.take_retired() {
+            self.log.seal(&retired)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the disk's service in order: everything durable, nothing to replay. Later calls fail.
+    pub fn close(&self) -> Result<()> {
+        if self.is_closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let checkpointed = self.checkpoint_as(true);
+        if checkpointed.is_err() {
+            // Recovery will replay what the checkpoint could not take along.
+            self.log.flush()?;
+        }
+        self.log.retire()?;
+        self.seal_retired()?;
+        self.budget.unregister(self);
+        checkpointed
+    }
+
+    /// Ends service at once, for a disk that is being deleted: nothing more is appended.
+    pub(crate) fn abandon(&self) {
+        if !self.is_closed.swap(true, Ordering::AcqRel) {
+            self.log.fail("the disk is being deleted");
+            // Whoever still writes nodes or summaries finds out now.
+            let _checkpoint = self.checkpointing.lock();
+            let _seal = self.sealing.lock();
+            self.budget.unregister(self);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! A disk's map in memory: recent changes over the tree on disk.
+//!
+//! ```text
+//!   write ──► active delta          changes since the last freeze
+//!             frozen delta          being merged into the tree by a checkpoint, if one runs
+//!             tree                  immutable nodes on disk, cached
+//!   read  ──► the first of the three that knows the block
+//! ```
+//!
+//! Every change of what the layers are (freeze, publish) raises `generation`. A reader that finds a
+//! record gone looks whether the generation has changed meanwhile, and if so starts over: what a
+//! checkpoint frees was reachable from older generations only.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+
+use crate::batch::Draft;
+use crate::error::Result;
+use crate::format::record::RECORD_HEADER_LEN;
+use crate::format::{Kind, RecordHeader};
+use crate::log::Position;
+use crate::map::{Delta, NodeStore, TreeRoot};
+use crate::units::{BlockIndex, Location, SegmentId};
+
+/// Changes being merged, and where the log stood when they were cut off.
+#[derive(Clone)]
+pub struct Frozen {
+    pub delta: Arc<Delta>,
+    pub replay: Position,
+}
+
+struct Layers {
+    active: Delta,
+    frozen: Option<Frozen>,
+    tree: TreeRoot,
+}
+
+impl Layers {
+    fn delta_bytes(&self) -> usize {
+        let frozen = self.frozen.as_ref().map_or(0, |f| f.delta.memory_bytes());
+        self.active.memory_bytes() + frozen
+    }
+}
+
+/// Where a block's location was found; tells whether it has changed since.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Origin {
+    generation: u64,
+    active: Option<Location>,
+}
+
+pub struct DiskMap {
+    layers: RwLock<Layers>,
+    /// Changes under `layers`' write lock only.
+    generation: AtomicU64,
+}
+
+/// Enters a record into `delta`; records other than DATA and HOLE do not concern the map.
+pub fn apply(delta: &mut Delta, header: &RecordHeader, segment: SegmentId, offset: usize) {
+    match header.kind {
+        Kind::Data => {
+            let len = RECORD_HEADER_LEN + header.stored_len as usize;
+            let first = Location::new(segment, offset, len, 0);
+            delta.set_run(header.block, first, header.count as usize);
+        }
+        Kind::Hole => delta.set_holes(header.block..header.block + header.count as u64),
+        Kind::Node | Kind::Usage | Kind::Root | Kind::Mark => {}
+    }
+}
+
+impl DiskMap {
+    pub fn new(active: Delta, tree: TreeRoot) -> DiskMap {
+        DiskMap {
+            layers: RwLock::new(Layers { active, frozen: None, tree }),
+            generation: AtomicU64::new(0),
+        }
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The locations of `out.len()` blocks from `first`, all as of one instant.
+    pub fn locate(
+        &self,
+        store: &dyn NodeStore,
+        first: BlockIndex,
+        out: &mut [Location],
+    ) -> Result<()> {
+        let mut known = vec![None; out.len()];
+        let layers = self.layers.read();
+        layers.active.fill(first, &mut known);
+        let tree = layers.tree;
+        let frozen = layers.frozen.clone();
+        drop(layers);
+        if let Some(frozen) = frozen {
+            let mut below = vec![None; out.len()];
+            frozen.delta.fill(first, &mut below);
+            known.iter_mut().zip(below).for_each(|(k, b)| *k = k.or(b));
+        }
+        if known.iter().any(Option::is_none) {
+            tree.fill(store, first, out)?;
+        }
+        for (location, known) in out.iter_mut().zip(known) {
+            *location = known.unwrap_or(*location);
+        }
+        Ok(())
+    }
+
+    /// The location of one block, and a token for [`DiskMap::is_unchanged`].
+    pub fn locate_one(
+        &self,
+        store: &dyn NodeStore,
+        block: BlockIndex,
+    ) -> Result<(Location, Origin)> {
+        let layers = self.layers.read();
+        let active = layers.active.get(block);
+        let origin = Origin { generation: self.generation(), active };
+        if let Some(location) = active {
+            return Ok((location, origin));
+        }
+        if let Some(location) = layers.frozen.as_ref().and_then(|f| f.delta.get(block)) {
+            return Ok((location, origin));
+        }
+        let tree = layers.tree;
+        drop(layers);
+        let mut location = [Location::HOLE];
+        tree.fill(store, block, &mut location)?;
+        Ok((location[0], origin))
+    }
+
+    /// Does the block still have the location that `origin` was given for? Ask under the log's lock, so
+    /// that the answer holds until the append.
+    pub fn is_unchanged(&self, block: BlockIndex, origin: Origin) -> bool {
+        let layers = self.layers.read();
+        self.generation() == origin.generation && layers.active.get(block) == origin.active
+    }
+
+    /// Enters appended records. Call under the log's lock. Returns the memory that changes take now.
+    pub fn publish(&self, segment: SegmentId, drafts: &[Draft]) -> usize {
+        let mut layers = self.layers.write();
+        for draft in drafts {
+            apply(&mut layers.active, &draft.header, segment, draft.offset);
+        }
+        layers.delta_bytes()
+    }
+
+    /// Cuts off the changes so far for merging, `replay` being the log's position. If a former merge did
+    /// not finish, its changes come first and the newer ones stay active. Call under the log's lock.
+    pub fn freeze(&self, replay: Position) -> (Frozen, TreeRoot) {
+        let mut layers = self.layers.write();
+        let tree = layers.tree;
+        if let Some(frozen) = &layers.frozen {
+            return (frozen.clone(), tree);
+        }
+        let delta = Arc::new(std::mem::take(&mut layers.active));
+        let frozen = Frozen { delta, replay };
+        layers.frozen = Some(frozen.clone());
+        self.generation.fetch_add(1, Ordering::Release);
+        (frozen, tree)
+    }
+
+    /// The merge is done and durable: `tree` holds the frozen changes.
+    pub fn publish_tree(&self, tree: TreeRoot) {
+        let mut layers = self.layers.write();
+        layers.tree = tree;
+        layers.frozen = None;
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    pub fn has_changes(&self) -> bool {
+        let layers = self.layers.read();
+        !layers.active.is_empty() || layers.frozen.is_some()
+    }
+
+    /// Memory that changes not yet in the tree take.
+    pub fn delta_bytes(&self) -> usize {
+        self.layers.read().delta_bytes()
+    }
+
+    /// Calls `each(is_hole, blocks)` for the runs of `range` in order, until it returns false. Ranges
+    /// that no layer knows cost next to nothing.
+    pub fn runs(
+        &self,
+        store: &dyn NodeStore,
+        range: Range<BlockIndex>,
+        mut each: impl FnMut(bool, Range<BlockIndex>) -> bool,
+    ) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let (tree, mut known, mut end) = {
+                let layers = self.layers.read();
+                let (mut known, mut end) = layers.active.next_run(at, range.end);
+                if known.is_none()
+                    && let Some(frozen) = &layers.frozen
+                {
+                    (known, end) = frozen.delta.next_run(at, end);
+                }
+                (layers.tree, known, end)
+            };
+            if known.is_none() {
+                let (is_hole, run_end) = tree.next_run(store, at, end)?;
+                (known, end) = (Some(is_hole), run_end);
+            }
+            if !each(known.unwrap_or(true), at..end) {
+                return Ok(());
+            }
+            at = end;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,210 @@
+//! The pool: drives, the disks in service, and the threads behind them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+use crate::anchor_file::{self, AnchorFile};
+use crate::budget::{Budget, DiskChores};
+use crate::disk::{Counters, Disk};
+use crate::disk_map::DiskMap;
+use crate::error::{Error, Result};
+use crate::fetch::Fetcher;
+use crate::log::{Log, LogContext};
+use crate::map::{NodeCache, TreeRoot};
+use crate::recovery::{self, Recovered};
+use crate::segments::Segments;
+use crate::storage::{Drive, Space};
+use crate::units::{DISK_SIZE_BYTES_MAX, DiskId, SEGMENT_SIZE_BYTES_MAX, SegmentId};
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub pool_uuid: [u8; 16],
+    /// Bounds changes not yet checkpointed plus cached map nodes.
+    pub memory_bytes: usize,
+    pub segment_size_bytes: usize,
+    /// Without threads, chores wait for [`Pool::run_background`].
+    pub background: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            pool_uuid: [0; 16],
+            memory_bytes: 256 << 20,
+            segment_size_bytes: SEGMENT_SIZE_BYTES_MAX,
+            background: true,
+        }
+    }
+}
+
+pub struct Pool {
+    options: Options,
+    anchors: Arc<dyn Drive>,
+    segments: Arc<Segments>,
+    nodes: Arc<NodeCache>,
+    budget: Arc<Budget>,
+    disks: Mutex<HashMap<DiskId, Arc<Disk>>>,
+    is_closed: AtomicBool,
+}
+
+/// What a pool holds at the moment, in bytes unless named otherwise.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolStats {
+    pub space: Space,
+    pub segments: usize,
+    pub open_disks: usize,
+    pub delta_bytes: usize,
+    pub node_cache_bytes: usize,
+}
+
+impl Pool {
+    /// Opens a pool: `anchors` holds the anchors, `drives` the segments, by index; `None` is a missing one.
+    pub fn open(
+        anchors: Arc<dyn Drive>,
+        drives: Vec<(u32, Option<Arc<dyn Drive>>)>,
+        options: Options,
+    ) -> Result<Arc<Pool>> {
+        if drives.iter().any(|(index, _)| *index >= u64::BITS) {
+            return Err(Error::InvalidRequest("a pool has at most 64 drives".into()));
+        }
+        let mut id_floor = SegmentId::NONE;
+        for disk in anchor_file::list(&*anchors)? {
+            // A damaged anchor concerns its own disk, when that is opened.
+            if let Ok(anchor) = AnchorFile::open(&anchors, options.pool_uuid, disk) {
+                id_floor = id_floor.max(anchor.root().segment_high);
+            }
+        }
+        let budget = Budget::new(options.memory_bytes, options.background);
+        Ok(Arc::new(Pool {
+            segments: Arc::new(Segments::scan(drives, id_floor)?),
+            nodes: Arc::new(NodeCache::new(Budget::node_cache_bytes(options.memory_bytes))),
+            budget,
+            anchors,
+            options,
+            disks: Mutex::default(),
+            is_closed: AtomicBool::new(false),
+        }))
+    }
+
+    /// Makes a new, empty disk; durable on return.
+    pub fn create_disk(&self, disk: DiskId) -> Result<()> {
+        self.check_open()?;
+        AnchorFile::create(&self.anchors, self.options.pool_uuid, disk)
+    }
+
+    /// Puts a disk into service, recovering it first; the same object while it is in service.
+    pub fn open_disk(&self, disk: DiskId, size_bytes: u64) -> Result<Arc<Disk>> {
+        self.check_open()?;
+        if size_bytes > DISK_SIZE_BYTES_MAX {
+            let reason = format!("a disk has at most {DISK_SIZE_BYTES_MAX} bytes");
+            return Err(Error::InvalidRequest(reason));
+        }
+        let mut disks = self.disks.lock();
+        if let Some(open) = disks.get(&disk).filter(|d| d.check_open().is_ok()) {
+            return Ok(open.clone());
+        }
+        let anchor = Arc::new(AnchorFile::open(&self.anchors, self.options.pool_uuid, disk)?);
+        let fetcher = Fetcher { disk, segments: self.segments.clone(), nodes: self.nodes.clone() };
+        let recovered = recovery::recover(&anchor.root(), self.options.pool_uuid, &fetcher)?;
+        let opened = self.assemble(disk, size_bytes, anchor, fetcher, recovered);
+        self.budget.register(&opened);
+        disks.insert(disk, opened.clone());
+        Ok(opened)
+    }
+
+    fn assemble(
+        &self,
+        disk: DiskId,
+        size_bytes: u64,
+        anchor: Arc<AnchorFile>,
+        fetcher: Fetcher,
+        recovered: Recovered,
+    ) -> Arc<Disk> {
+        let root = anchor.root();
+        let context = LogContext {
+            disk,
+            pool: self.options.pool_uuid,
+            segment_size: self.options.segment_size_bytes,
+            segments: self.segments.clone(),
+            anchor: anchor.clone(),
+        };
+        let tree = TreeRoot { location: root.tree, levels: root.levels };
+        Arc::new_cyclic(|me| Disk {
+            id: disk,
+            size_bytes: AtomicU64::new(size_bytes),
+            anchor,
+            log: Log::new(context, recovered.log),
+            map: DiskMap::new(recovered.delta, tree),
+            fetcher,
+            budget: self.budget.clone(),
+            chores: DiskChores::new(me.clone()),
+            checkpointing: Mutex::new(()),
+            sealing: Mutex::new(()),
+            checkpointed_bytes: AtomicU64::new(0),
+            usage: Mutex::new(recovered.usage),
+            is_closed: AtomicBool::new(false),
+            counters: Counters::default(),
+        })
+    }
+
+    /// Removes a disk and gives its space back; durable on return. I/O still under way on it fails.
+    pub fn delete_disk(&self, disk: DiskId) -> Result<()> {
+        self.check_open()?;
+        if let Some(open) = self.disks.lock().remove(&disk) {
+            open.abandon();
+        }
+        // The anchor goes first: a crash in between leaves segments without a disk, which the next
+        // deletion or the pool's clean-up removes, never a disk without segments.
+        AnchorFile::remove(&self.anchors, disk)?;
+        self.segments.remove_disk(disk)
+    }
+
+    /// Disks that have an anchor or segments, ascending.
+    pub fn stored_disks(&self) -> Result<Vec<DiskId>> {
+        let mut disks = anchor_file::list(&*self.anchors)?;
+        disks.extend(self.segments.disks());
+        disks.sort_unstable();
+        disks.dedup();
+        Ok(disks)
+    }
+
+    pub fn stats(&self) -> Result<PoolStats> {
+        Ok(PoolStats {
+            space: self.segments.space()?,
+            segments: self.segments.count(),
+            open_disks: self.disks.lock().len(),
+            delta_bytes: self.budget.delta_bytes(),
+            node_cache_bytes: self.nodes.memory_bytes(),
+        })
+    }
+
+    /// Does all waiting chores now, on the caller's thread.
+    pub fn run_background(&self) {
+        self.budget.run_waiting();
+    }
+
+    /// Ends service in order. The first error is returned, after every disk has been tried.
+    pub fn close(&self) -> Result<()> {
+        if self.is_closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let disks: Vec<_> = self.disks.lock().drain().map(|(_, disk)| disk).collect();
+        let outcomes: Vec<_> = disks.iter().map(|disk| disk.close()).collect();
+        self.budget.stop();
+        outcomes.into_iter().collect()
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.is_closed.load(Ordering::Acquire) { Err(Error::PoolClosed) } else { Ok(()) }
+    }
+}
+
+impl Drop for Pool {
+    /// Dropping without `close` is a crash as far as the drives are concerned.
+    fn drop(&mut self) {
+        self.budget.stop();
+    }
+}

@@ -1,0 +1,248 @@
+//! The pool's segment files: which exist, on which drive, and room for new ones.
+//!
+//! Segment ids are given out once per pool and never reused, so that a location never comes to mean
+//! something else. Files are opened when used and a bounded number stays open.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+
+use hashbrown::HashMap;
+use parking_lot::RwLock;
+use quick_cache::sync::Cache;
+
+use crate::error::{Error, Result};
+use crate::storage::{Drive, File, Space};
+use crate::units::{DiskId, SegmentId};
+
+/// Open files kept; a server raises its descriptor limit well above this.
+const OPEN_FILES_MAX: usize = 768;
+/// Data stops this far before a drive is full, so that trims, checkpoints and deletions still work.
+const RESERVE_BYTES: std::ops::RangeInclusive<u64> = (8 << 20)..=(512 << 20);
+/// How many bytes may be appended on one look at the file system's free space.
+const CREDIT_BYTES_MAX: u64 = 8 << 20;
+
+/// An open segment file.
+pub struct Segment {
+    pub id: SegmentId,
+    pub drive: u32,
+    /// Its folder was synced after it was made.
+    pub is_name_durable: AtomicBool,
+    pub file: Box<dyn File>,
+}
+
+impl Segment {
+    fn new(id: SegmentId, drive: u32, file: Box<dyn File>) -> Segment {
+        Segment { id, drive, is_name_durable: AtomicBool::new(false), file }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    drive: u32,
+    disk: DiskId,
+}
+
+struct PoolDrive {
+    drive: Arc<dyn Drive>,
+    /// Bytes that may be appended before the free space is looked at again.
+    credit: AtomicI64,
+}
+
+pub struct Segments {
+    drives: HashMap<u32, PoolDrive>,
+    missing: Vec<u32>,
+    places: RwLock<HashMap<SegmentId, Place>>,
+    open: Cache<SegmentId, Arc<Segment>>,
+    next_id: AtomicU32,
+}
+
+fn folder_of(disk: DiskId) -> String {
+    format!("segments/{:08x}", disk.0)
+}
+
+fn path_of(disk: DiskId, segment: SegmentId) -> String {
+    format!("segments/{:08x}/{:08x}.seg", disk.0, segment.0)
+}
+
+fn parse_hex(name: &str, suffix: &str) -> Option<u32> {
+    let digits = name.strip_suffix(suffix).filter(|d| d.len() == 8)?;
+    u32::from_str_radix(digits, 16).ok()
+}
+
+/// Bytes of a drive that data may not use.
+fn reserve_of(space: &Space) -> u64 {
+    (space.total_bytes / 50).clamp(*RESERVE_BYTES.start(), *RESERVE_BYTES.end())
+}
+
+impl Segments {
+    /// Lists the segments on all present drives. `id_floor` is the highest id known to have been used.
+    pub fn scan(
+        drives: Vec<(u32, Option<Arc<dyn Drive>>)>,
+        id_floor: SegmentId,
+    ) -> Result<Segments> {
+        let (mut present, mut missing, mut places) = (HashMap::new(), Vec::new(), HashMap::new());
+        for (index, drive) in drives {
+            let Some(drive) = drive else {
+                missing.push(index);
+                continue;
+            };
+            let at = |path: &str| format!("drive {index}, {path}");
+            for folder in drive.list("segments").map_err(|e| Error::io(at("segments"), e))? {
+                let Some(disk) = parse_hex(&folder, "").map(DiskId) else { continue };
+                let names = drive.list(&folder_of(disk)).map_err(|e| Error::io(at(&folder), e))?;
+                for id in names.iter().filter_map(|n| parse_hex(n, ".seg")) {
+                    places.insert(SegmentId(id), Place { drive: index, disk });
+                }
+            }
+            present.insert(index, PoolDrive { drive, credit: AtomicI64::new(0) });
+        }
+        let high = places.keys().copied().max().unwrap_or_default().max(id_floor);
+        Ok(Segments {
+            drives: present,
+            missing,
+            places: RwLock::new(places),
+            open: Cache::new(OPEN_FILES_MAX),
+            next_id: AtomicU32::new(high.0 + 1),
+        })
+    }
+
+    /// The first of the drives in `mask` that is not there.
+    pub fn missing_drive(&self, mask: u64) -> Option<u32> {
+        self.missing.iter().copied().find(|index| mask & (1 << index) != 0)
+    }
+
+    /// Ids of the segments that belong to the log of `disk`, ascending.
+    pub fn of_disk(&self, disk: DiskId) -> Vec<SegmentId> {
+        let places = self.places.read();
+        let mut ids: Vec<_> =
+            places.iter().filter(|(_, p)| p.disk == disk).map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Disks that have at least one segment file.
+    pub fn disks(&self) -> Vec<DiskId> {
+        let mut disks: Vec<_> = self.places.read().values().map(|p| p.disk).collect();
+        disks.sort_unstable();
+        disks.dedup();
+        disks
+    }
+
+    /// The highest segment id given out.
+    pub fn highest(&self) -> SegmentId {
+        SegmentId(self.next_id.load(Ordering::Relaxed) - 1)
+    }
+
+    pub fn count(&self) -> usize {
+        self.places.read().len()
+    }
+
+    /// The open file of a segment. `InvalidRequest`-free: a missing one is damage of `disk`.
+    pub fn get(&self, id: SegmentId, disk: DiskId) -> Result<Arc<Segment>> {
+        if let Some(segment) = self.open.get(&id) {
+            return Ok(segment);
+        }
+        let place = self.places.read().get(&id).copied();
+        let Some(place) = place else {
+            return Err(Error::corrupt(disk, id, 0, "the segment file is missing"));
+        };
+        let path = path_of(place.disk, id);
+        let file = self.drive(place.drive)?.open(&path).map_err(|e| Error::io(path, e))?;
+        let segment = Arc::new(Segment::new(id, place.drive, file));
+        self.open.insert(id, segment.clone());
+        Ok(segment)
+    }
+
+    /// Makes an empty segment file on the drive with most room, if that has room for `bytes`. The name is
+    /// durable after `sync_names`.
+    pub fn create(&self, disk: DiskId, bytes: usize, is_metadata: bool) -> Result<Arc<Segment>> {
+        let index = self.roomiest(bytes as u64, is_metadata)?;
+        let id = SegmentId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let path = path_of(disk, id);
+        let file = self.drive(index)?.create(&path).map_err(|e| Error::io(path, e))?;
+        let segment = Arc::new(Segment::new(id, index, file));
+        self.places.write().insert(id, Place { drive: index, disk });
+        self.open.insert(id, segment.clone());
+        Ok(segment)
+    }
+
+    /// Makes the names of `disk`'s segments on `drive` durable.
+    pub fn sync_names(&self, disk: DiskId, drive: u32) -> Result<()> {
+        let folder = folder_of(disk);
+        self.drive(drive)?.sync_dir(&folder).map_err(|e| Error::io(folder, e))
+    }
+
+    /// Removes a segment nobody refers to any more; durable some time later (it may come back empty of
+    /// meaning after a power loss, recovery removes it again).
+    pub fn remove(&self, id: SegmentId) -> Result<()> {
+        let Some(place) = self.places.write().remove(&id) else { return Ok(()) };
+        self.open.remove(&id);
+        let path = path_of(place.disk, id);
+        self.drive(place.drive)?.remove(&path).map_err(|e| Error::io(path, e))
+    }
+
+    /// Removes all segments of `disk`, durably.
+    pub fn remove_disk(&self, disk: DiskId) -> Result<()> {
+        for id in self.of_disk(disk) {
+            self.remove(id)?;
+        }
+        for (index, at) in &self.drives {
+            let folder = folder_of(disk);
+            let place = || format!("drive {index}, {folder}");
+            at.drive.remove_dir(&folder).map_err(|e| Error::io(place(), e))?;
+            at.drive.sync_dir("segments").or_else(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(Error::io(place(), e)),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// May `bytes` of data be appended on this drive? Metadata may always try: it uses the reserve.
+    pub fn admit(&self, drive: u32, bytes: usize) -> Result<()> {
+        let at = &self.drives[&drive];
+        let left = at.credit.fetch_sub(bytes as i64, Ordering::Relaxed) - bytes as i64;
+        if left >= 0 {
+            return Ok(());
+        }
+        let space = at.drive.space().map_err(|e| Error::io(format!("drive {drive}"), e))?;
+        let usable = space.free_bytes.saturating_sub(reserve_of(&space));
+        if usable < bytes as u64 {
+            at.credit.store(0, Ordering::Relaxed);
+            return Err(Error::NoSpace);
+        }
+        // A quarter, since the file system's own metadata and other disks' appends come on top.
+        let credit = (usable / 4).min(CREDIT_BYTES_MAX);
+        at.credit.store(credit as i64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Free and total bytes over all present drives, the reserve taken off.
+    pub fn space(&self) -> Result<Space> {
+        let mut sum = Space { free_bytes: 0, total_bytes: 0 };
+        for (index, at) in &self.drives {
+            let space = at.drive.space().map_err(|e| Error::io(format!("drive {index}"), e))?;
+            sum.free_bytes += space.free_bytes.saturating_sub(reserve_of(&space));
+            sum.total_bytes += space.total_bytes;
+        }
+        Ok(sum)
+    }
+
+    fn roomiest(&self, bytes: u64, is_metadata: bool) -> Result<u32> {
+        let mut best = None;
+        for (index, at) in &self.drives {
+            let space = at.drive.space().map_err(|e| Error::io(format!("drive {index}"), e))?;
+            let reserve = if is_metadata { 0 } else { reserve_of(&space) };
+            if space.free_bytes >= reserve + bytes {
+                best = best.max(Some((space.free_bytes - reserve, *index)));
+            }
+        }
+        best.map(|(_, index)| index).ok_or(Error::NoSpace)
+    }
+
+    fn drive(&self, index: u32) -> Result<&Arc<dyn Drive>> {
+        let missing =
+            || Error::Io { place: format!("drive {index} is missing"), errno: libc::ENODEV };
+        self.drives.get(&index).map(|at| &at.drive).ok_or_else(missing)
+    }
+}

@@ -1,0 +1,117 @@
+//! How much of each segment of a disk is still in use.
+//!
+//! `live` counts the map entries that point into a segment as of the last checkpoint: leaf entries, and
+//! nodes as one each. A segment with none, and behind the replay position, is garbage. `total` counts
+//! everything appended there; the two together tell the cleaner what is worth moving.
+
+use hashbrown::HashMap;
+
+use crate::batch::Draft;
+use crate::format::{Kind, RecordHeader, get_u32};
+use crate::units::SegmentId;
+
+const ENTRY_LEN: usize = 16;
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Usage {
+    pub live: u32,
+    pub total: u32,
+}
+
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct UsageTable {
+    segments: HashMap<SegmentId, Usage>,
+}
+
+/// Blocks and nodes that a record adds to its segment.
+fn weight(header: &RecordHeader) -> u32 {
+    match header.kind {
+        Kind::Data => header.count,
+        Kind::Node => 1,
+        _ => 0,
+    }
+}
+
+impl UsageTable {
+    pub fn appended(&mut self, segment: SegmentId, drafts: &[Draft]) {
+        let weight = drafts.iter().map(|d| weight(&d.header)).sum::<u32>();
+        self.segments.entry(segment).or_default().total += weight;
+    }
+
+    pub fn replayed(&mut self, segment: SegmentId, header: &RecordHeader) {
+        self.segments.entry(segment).or_default().total += weight(header);
+    }
+
+    /// Recovery counts a segment's total anew.
+    pub fn reset_total(&mut self, segment: SegmentId) {
+        self.segments.entry(segment).or_default().total = 0;
+    }
+
+    /// A checkpoint's changes to the number of map entries that point into a segment.
+    pub fn change_live(&mut self, segment: SegmentId, change: i64) {
+        let usage = self.segments.entry(segment).or_default();
+        // A wrong count may cost space, never data: it must not wrap to "full of life".
+        usage.live = (usage.live as i64 + change).clamp(0, u32::MAX as i64) as u32;
+    }
+
+    pub fn remove(&mut self, segment: SegmentId) {
+        self.segments.remove(&segment);
+    }
+
+    #[cfg(test)]
+    fn get(&self, segment: SegmentId) -> Usage {
+        self.segments.get(&segment).copied().unwrap_or_default()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (SegmentId, Usage)> {
+        self.segments.iter().map(|(id, usage)| (*id, *usage))
+    }
+
+    /// The payload of a USAGE record.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut sorted: Vec<_> = self.iter().collect();
+        sorted.sort_unstable_by_key(|(id, _)| *id);
+        let mut out = Vec::with_capacity(8 + sorted.len() * ENTRY_LEN);
+        out.extend_from_slice(&(sorted.len() as u32).to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
+        for (id, usage) in sorted {
+            for word in [id.0, usage.live, usage.total, 0] {
+                out.extend_from_slice(&word.to_le_bytes());
+            }
+        }
+        out
+    }
+
+    pub fn decode(payload: &[u8]) -> Option<UsageTable> {
+        let entries = payload.get(8..)?;
+        let count = get_u32(payload, 0) as usize;
+        if entries.len() != count.checked_mul(ENTRY_LEN)? {
+            return None;
+        }
+        let one = |e: &[u8]| {
+            (SegmentId(get_u32(e, 0)), Usage { live: get_u32(e, 4), total: get_u32(e, 8) })
+        };
+        Some(UsageTable { segments: entries.chunks_exact(ENTRY_LEN).map(one).collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_survive_the_round_trip() {
+        let mut table = UsageTable::default();
+        for (segment, times) in [(3, 2), (1, 5)] {
+            table.change_live(SegmentId(segment), times);
+        }
+        table.change_live(SegmentId(3), -1);
+        table.change_live(SegmentId(4), -1);
+        assert_eq!(table.get(SegmentId(4)), Usage::default());
+        assert_eq!(table.get(SegmentId(3)), Usage { live: 1, total: 0 });
+        let payload = table.encode();
+        assert_eq!(UsageTable::decode(&payload), Some(table));
+        assert_eq!(UsageTable::decode(&payload[..payload.len() - 1]), None);
+        assert_eq!(UsageTable::decode(&[]), None);
+    }
+}
