@@ -42,7 +42,7 @@ CATALOG_FILE: Final = "catalog.sqlite"
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = int.from_bytes(b"NSTN", "big")
 
-_RESERVE_FILE: Final = "catalog.reserve"
+RESERVE_FILE: Final = "catalog.reserve"
 _RESERVE_SIZE_BYTES: Final = 1 << 20
 # Checkpointed often, so that the write-ahead log never outgrows the reserve: 64 pages are 256 KiB.
 _WAL_PAGES_MAX: Final = 64
@@ -127,7 +127,7 @@ class Catalog:
         self._path = path
         self._mutex = threading.Lock()
         self._is_closed = False
-        self._reserve = path.with_name(_RESERVE_FILE)
+        self._reserve = path.with_name(RESERVE_FILE)
         with _sqlite_errors(path):
             self._connection = self._with_reserve(lambda: _connect(path))
             row = self._connection.execute("SELECT uuid, created FROM pool").fetchone()
@@ -277,7 +277,6 @@ def _connect(path: Path) -> sqlite3.Connection:
             raise CatalogDamaged(path=str(path), detail=verdict)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES_MAX}")
     except BaseException:
         connection.close()

@@ -22,6 +22,7 @@ import json
 import logging
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +40,7 @@ from storage.errors import (
     StorageError,
     rebuild,
 )
-from storage.service import DiskDetails, DiskInfo, PoolService, PoolStatus
+from storage.service import DiskDetails, DiskInfo, DiskState, PoolService, PoolStatus
 
 PROTOCOL_VERSION: Final = 1
 CONTROL_SOCKET: Final = "control.sock"
@@ -102,10 +103,10 @@ _METHODS: Final[Mapping[str, Callable[[PoolService, Params], Any]]] = {
 
 
 class ControlServer:
-    """Serves a pool on a control socket from construction to `close`."""
+    """Serves a pool on a control socket from `start` to `close`."""
 
     def __init__(self, pool: PoolService, path: Path, uris: Sequence[str] = ()) -> None:
-        """Listens and starts its thread: call after the last fork. A socket file that is there
+        """Binds the socket; clients wait in its queue until `start`. A socket file that is there
         already is a dead server's, since the caller holds the pool's lock.
 
         Args: uris: where this process serves NBD; `{name}` in them stands for a disk's name.
@@ -129,6 +130,9 @@ class ControlServer:
             self._listener.close()
             raise
         self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
+
+    def start(self) -> None:
+        """Begins to answer. Starts a thread: call after the last fork."""
         self._thread.start()
 
     def close(self) -> None:
@@ -143,12 +147,14 @@ class ControlServer:
         self._listener.shutdown(socket.SHUT_RDWR)
         for connection in connections:
             connection.end()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._listener.close()
         for connection in connections:
             connection.thread.join()
 
     def __enter__(self) -> Self:
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -191,13 +197,15 @@ class ControlServer:
             return status.to_json()
         return action(self._pool, params)
 
-    def abandon_import(self, name: str) -> None:
-        """Deletes a disk whose importer is gone."""
+    def abandon_import(self, disk_id: int) -> None:
+        """Deletes a disk whose importer is gone, if it still is what that one made."""
         try:
-            self._pool.delete_disk(name, force=True)
+            for disk in self._pool.list_disks():
+                if (disk.id, disk.state) == (disk_id, DiskState.IMPORTING):
+                    self._pool.delete_disk(disk.name, force=True)
         except StorageError as exc:
             # Not lost: the disk is not READY, so the next start deletes it.
-            _log.warning("disk %s: unfinished import not deleted: %s", name, exc.problem)
+            _log.warning("disk %d: unfinished import not deleted: %s", disk_id, exc.problem)
 
 
 class _Connection:
@@ -206,14 +214,15 @@ class _Connection:
     def __init__(self, server: ControlServer, sock: socket.socket) -> None:
         self._server = server
         self._sock = sock
-        self._imports: list[str] = []
+        self._imports: list[int] = []
+        self._is_busy = False
         self._heard_s = time.monotonic()
         self.thread = threading.Thread(target=self._serve, name="control client", daemon=True)
 
     @property
     def keep_rank(self) -> tuple[bool, float]:
         """The connection with the lowest rank is the first to be let go."""
-        return bool(self._imports), self._heard_s
+        return self._is_busy or bool(self._imports), self._heard_s
 
     def end(self) -> None:
         """Wakes the thread up, which then ends. From any thread."""
@@ -222,21 +231,23 @@ class _Connection:
 
     def _serve(self) -> None:
         self._sock.settimeout(None)
-        timeout = _SEND_TIMEOUT_S.to_bytes(8, "little") + bytes(8)  # struct timeval
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+        timeval = struct.pack("@ll", _SEND_TIMEOUT_S, 0)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
         try:
             with self._sock, self._sock.makefile("rb") as lines:
                 while line := lines.readline(REQUEST_BYTES_MAX + 1):
-                    self._heard_s = time.monotonic()
+                    self._is_busy = True
                     self._reply(line)
+                    self._is_busy = False
+                    self._heard_s = time.monotonic()
                     if len(line) > REQUEST_BYTES_MAX:
                         break
         except OSError:
             pass  # the client is gone, or does not read what it asked for
         finally:
             self._server.forget(self)
-            for name in self._imports:
-                self._server.abandon_import(name)
+            for disk_id in self._imports:
+                self._server.abandon_import(disk_id)
 
     def _reply(self, line: bytes) -> None:
         request_id = None
@@ -253,11 +264,8 @@ class _Connection:
 
     def _answer(self, method: str, params: Params) -> Any:
         result = self._server.answer(method, params)
-        name = params.get("name")
         if method == "disk.create" and params.get("importing"):
-            self._imports.append(str(name))
-        elif method in ("disk.finish_import", "disk.delete") and name in self._imports:
-            self._imports.remove(str(name))
+            self._imports.append(result["id"])
         return result
 
 

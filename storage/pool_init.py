@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from storage.catalog import CATALOG_FILE, Catalog, DriveRow, create_catalog
+from storage.catalog import CATALOG_FILE, RESERVE_FILE, Catalog, DriveRow, create_catalog
 from storage.drives import (
     LABEL_FILE,
     POOL_FOLDER_PATH,
@@ -99,7 +99,7 @@ def _remove_if_bare(pool: Path, is_new: bool) -> None:
 
 def _check_empty(pool: Path) -> None:
     for entry in sorted(pool.iterdir()):
-        if entry.name in _HARMLESS or entry.name.startswith((_NEW_CATALOG, "catalog.reserve")):
+        if entry.name in _HARMLESS or entry.name.startswith((_NEW_CATALOG, RESERVE_FILE)):
             continue
         if entry.name in _HARMLESS_IF_EMPTY and entry.is_dir() and not any(entry.iterdir()):
             continue
@@ -126,6 +126,7 @@ def _undo_interrupted(pool: Path) -> None:
         catalog.close()
     for suffix in ("", "-wal", "-shm", "-journal"):
         (pool / f"{_NEW_CATALOG}{suffix}").unlink(missing_ok=True)
+    (pool / RESERVE_FILE).unlink(missing_ok=True)
 
 
 def _fill(pool: Path, folders: Sequence[Path]) -> None:

@@ -8,10 +8,12 @@ it to the same suite as the real core.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from storage import _core
 from storage.errors import DiskNotFound, DriveMissing, InvalidRequest, PoolClosed
+
+if TYPE_CHECKING:
+    from storage import _core
 
 BLOCK_SIZE_BYTES = 4096
 
@@ -25,11 +27,11 @@ class FakeDrive:
 
     def open(
         self, pool_dir: str, pool_uuid: bytes, drives: list[tuple[int, str | None]], memory: int
-    ) -> _core.Pool:
+    ) -> "_core.Pool":
         """The counterpart of `_core.Pool.open`."""
         if len(pool_uuid) != 16 or memory <= 0:
             raise ValueError("the arguments of Pool.open")
-        return cast(_core.Pool, FakePool(self, Path(pool_dir), dict(drives)))
+        return cast("_core.Pool", FakePool(self, Path(pool_dir), dict(drives)))
 
 
 class FakePool:
