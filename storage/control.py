@@ -181,7 +181,7 @@ class ControlServer:
                 connection.thread.start()
 
     def forget(self, connection: "_Connection") -> None:
-        """A connection has ended by itself."""
+        """A connection has ended, and with it what it had begun."""
         with self._mutex:
             self._connections.discard(connection)
 
@@ -245,9 +245,10 @@ class _Connection:
         except OSError:
             pass  # the client is gone, or does not read what it asked for
         finally:
-            self._server.forget(self)
             for disk_id in self._imports:
                 self._server.abandon_import(disk_id)
+            # Last, so that a server that closes meanwhile waits for what came before.
+            self._server.forget(self)
 
     def _reply(self, line: bytes) -> None:
         request_id = None
