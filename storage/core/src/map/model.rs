@@ -309,7 +309,7 @@ impl UsageSink for Discard {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
     #[test]
     fn the_map_answers_as_the_list_of_operations(ops in ops()) {
