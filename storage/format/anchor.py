@@ -83,14 +83,16 @@ def _find_nonsense(root: Root) -> str | None:
         return f"{root.levels} levels"
     if root.mapped_blocks > BLOCKS_MAX or (root.mapped_blocks > 0 and root.tree == HOLE):
         return f"{root.mapped_blocks} mapped blocks"
-    if root.replay_lsn == 0 or root.flags & ~FLAG_CLEAN:
+    has_log = root.replay_segment != 0 or (root.replay_log_index == 0 and root.replay_lsn == 1)
+    if not has_log or root.replay_lsn == 0 or root.flags & ~FLAG_CLEAN:
         return f"replay LSN {root.replay_lsn}, flags {root.flags:#x}"
     for name, segment, offset in (
         ("replay", root.replay_segment, root.replay_offset),
         ("usage", root.usage_segment, root.usage_offset),
     ):
         is_inside = SEGMENT_HEADER.size <= offset <= SEGMENT_SIZE_BYTES_MAX
-        if segment and (not is_inside or offset % RECORD_ALIGN_BYTES):
+        is_end = name == "replay" and offset == 0
+        if segment and not is_end and (not is_inside or offset % RECORD_ALIGN_BYTES):
             return f"{name} offset {offset}"
     return None
 

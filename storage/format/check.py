@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from storage.format.damage import Damage
 from storage.format.disk import OfflineDisk
-from storage.format.layout import BLOCK_SIZE_BYTES, DiskId, Place, SegmentId
+from storage.format.layout import BLOCK_SIZE_BYTES, SEGMENT_HEADER, DiskId, Place, SegmentId
 from storage.format.location import Location, UnverifiedLocation, compute_size_class
 from storage.format.node import SegmentUsage, UnverifiedUsage
 from storage.format.pool import PoolFolder
@@ -249,10 +249,20 @@ class _DiskCheck:
         self.report.records += len(records)
         self._totals[segment] = sum(_weigh(shape) for shape in shapes.values())
         self._last_records[segment] = records[-1] if records else None
+        if segment == disk.root.replay_segment:
+            self._check_replay_position(disk, records)
         if records and records[-1].shape.continues_group and file.is_sealed:
             self._violate(file.path, records[-1].offset, "a group reaches beyond its segment")
         for raw, block in zip(references.locations, references.blocks, strict=True):
             self._check_reference(file, shapes, raw, block)
+
+    def _check_replay_position(self, disk: OfflineDisk, records: list[Record]) -> None:
+        root = disk.root
+        offsets = [record.offset for record in records if record.lsn >= root.replay_lsn]
+        end = records[-1].end_offset if records else SEGMENT_HEADER.size
+        if root.replay_offset not in (0, offsets[0] if offsets else end):
+            reason = f"the root says that LSN {root.replay_lsn} is at {root.replay_offset}"
+            self._violate(self._anchor_file, 0, reason)
 
     def _list_records(self, disk: OfflineDisk, file: SegmentFile) -> list[Record]:
         if file.is_sealed:

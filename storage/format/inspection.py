@@ -90,7 +90,7 @@ def _describe_segment(path: Path, *, with_records: bool) -> Description:
             "damage": [one.to_dict() for one in damage],
         }
         if not file.is_sealed:
-            description["durable_lsn"] = file.find_durable_lsn(0)
+            description["durable_lsn"] = file.find_durable_lsn()
         if with_records:
             description["record_list"] = [_describe_record(record) for record in scan.records]
         return description

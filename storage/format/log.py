@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 
 from storage.format.anchor import Root
 from storage.format.damage import Damage
-from storage.format.layout import SEGMENT_HEADER, DiskId, Lsn, Place, SegmentId
+from storage.format.layout import DiskId, Lsn, Place, SegmentId
 from storage.format.location import HOLE, Location, UnverifiedLocation
 from storage.format.scan import Identity, ReadRecord, Record, Scan, SegmentFile
 
@@ -99,89 +99,58 @@ class _Replay:
         self._log = log
         self._root = root
         self._records: list[Record] = []
-        self._candidates = self._list_candidates()
+        ids = list(log.paths)
+        self._candidates = ids[bisect.bisect_left(ids, root.replay_segment) :]
         self._durable: Lsn | None = None
         self._anchor = Place(f"{root.disk:08x}.anchor", 0)
 
     def run(self) -> Replay:
-        root = self._root
-        if root.replay_segment and (
-            not self._candidates or self._candidates[0] != root.replay_segment
-        ):
-            raise Damage(
-                f"{root.replay_segment:08x}.seg",
-                0,
-                "the segment where the replay starts is missing",
-            )
-        end = LogEnd(None, 0, root.replay_lsn, None, [])
-        for position, file in enumerate(self._follow()):
-            starts_inside = position == 0 and root.replay_segment != 0
-            if not starts_inside and file.header.first_lsn != end.next_lsn:
+        end = LogEnd(None, 0, Lsn(1), None, [])
+        for file in self._follow():
+            header = file.header
+            if end.segment is None:
+                self._verify_first(file)
+            elif header.first_lsn != end.next_lsn:
                 break
-            scan = self._read_segment(file, end.next_lsn, starts_inside=starts_inside)
+            scan = self._read_segment(file)
             accepted = self._accept(scan.records)
-            end = LogEnd(
-                file.header.segment, scan.end_offset, Lsn(end.next_lsn + accepted), scan.stop, []
-            )
+            next_lsn = Lsn(header.first_lsn + accepted)
+            end = LogEnd(header.segment, scan.end_offset, next_lsn, scan.stop, [])
             if accepted < len(scan.records):
                 torn = scan.records[accepted]
                 end = end._replace(offset=torn.offset, reason=torn.payload_damage)
                 break
         end = self._cut_open_group(end)
         self._refuse_lost_records(end)
-        leftovers = [
-            self._log.paths[segment] for segment in self._candidates if segment > (end.segment or 0)
-        ]
-        return Replay(self._records, end._replace(leftovers=leftovers))
-
-    def _list_candidates(self) -> list[SegmentId]:
-        """Segments from the replay position on, by id; files without a valid header among them."""
-        ids = list(self._log.paths)
-        if self._root.replay_segment:
-            return ids[bisect.bisect_left(ids, self._root.replay_segment) :]
-        # No segment was active at the checkpoint: the next one in the log, if there is one, has
-        # this index.
-        for position, segment in enumerate(ids):
-            file = self._log.find(segment)
-            if file is not None and file.header.log_index >= self._root.replay_log_index:
-                return ids[position:]
-        return []
+        paths, last = self._log.paths, end.segment or 0
+        leftovers = [paths[segment] for segment in self._candidates if segment > last]
+        records = [record for record in self._records if record.lsn >= self._root.replay_lsn]
+        return Replay(records, end._replace(leftovers=leftovers))
 
     def _follow(self) -> Iterator[SegmentFile]:
         """Candidates in order as long as their log indexes have no gap."""
         for position, segment in enumerate(self._candidates):
-            if position == 0 and self._root.replay_segment:
-                file: SegmentFile | None = self._log.get(segment)
-            else:
-                file = self._log.find(segment)
+            file = self._log.find(segment)
             if file is None or file.header.log_index != self._root.replay_log_index + position:
                 return
             yield file
 
-    def _read_segment(self, file: SegmentFile, lsn: Lsn, *, starts_inside: bool) -> Scan:
-        """The records of one segment from the replay position on, from its summary if it has a
-        valid one.
-        """
-        offset = self._root.replay_offset if starts_inside else SEGMENT_HEADER.size
+    def _verify_first(self, file: SegmentFile) -> None:
+        """The walk starts with the segment that the root names, at its first record."""
+        root, header = self._root, file.header
+        if root.replay_segment not in (0, header.segment) or header.first_lsn > root.replay_lsn:
+            reason = f"the log goes on here, not in segment {root.replay_segment} as the root says"
+            raise Damage(file.path, 0, reason)
+
+    def _read_segment(self, file: SegmentFile) -> Scan:
+        """The records of one segment, from its summary if it has a valid one."""
         if file.is_sealed:
             try:
-                scan = file.list_records()
+                return file.list_records()
             except Damage:
-                # The trailer still vouches for the records: they are scanned, and none of them may
-                # be missing.
-                return file.scan(offset, lsn)
-            skipped = lsn - file.header.first_lsn
-            is_inside = 0 <= skipped <= len(scan.records)
-            records = scan.records[skipped:] if is_inside else []
-            start = records[0].offset if records else scan.end_offset
-            if not is_inside or start != offset:
-                raise Damage(
-                    file.path, offset, f"the root's replay position is not that of LSN {lsn}"
-                )
-            return scan._replace(records=records)
-        if offset > file.size_bytes:
-            raise Damage(file.path, offset, "the file ends before the root's replay position")
-        return file.scan(offset, lsn)
+                # The trailer still vouches for the records: they are scanned, none may be missing.
+                return file.scan()
+        return file.scan()
 
     def _accept(self, records: list[Record]) -> int:
         """Takes records up to the first whose payload is torn; a damaged payload known to be
@@ -206,34 +175,24 @@ class _Replay:
         return end
 
     def _find_durable_lsn(self) -> Lsn:
-        """The highest LSN that anything from the replay position on says is on stable storage."""
+        """The highest LSN that the root or anything behind it says is on stable storage."""
         if self._durable is None:
-            durable = Lsn(0)
-            for position, segment in enumerate(self._candidates):
+            durable = Lsn(self._root.replay_lsn - 1)
+            for segment in self._candidates:
                 file = self._log.find(segment)
                 if file is not None:
-                    is_first = position == 0 and self._root.replay_segment
-                    start = self._root.replay_offset if is_first else SEGMENT_HEADER.size
-                    durable = max(durable, file.find_durable_lsn(start))
+                    durable = max(durable, file.find_durable_lsn())
             self._durable = durable
         return self._durable
 
     def _refuse_lost_records(self, end: LogEnd) -> None:
-        """Raises Damage when the record missing at the end was on stable storage: that is no torn
-        tail.
-        """
+        """Raises Damage when the record missing at the end was on stable storage: no torn tail."""
         durable = self._find_durable_lsn()
         if durable >= end.next_lsn:
             raise self._blame(end, f"but everything up to LSN {durable} was on stable storage")
         for name, place in self._list_root_places():
-            if end.segment is None:
-                is_behind = place[0] in self._candidates
-            else:
-                is_behind = place >= (end.segment, end.offset)
-            if is_behind:
-                raise self._blame(
-                    end, f"but the checkpoint's {name} behind it was on stable storage"
-                )
+            if end.segment is None or place >= (end.segment, end.offset):
+                raise self._blame(end, f"but the checkpoint's {name} behind it was")
 
     def _list_root_places(self) -> Iterator[tuple[str, tuple[int, int]]]:
         root = self._root

@@ -7,7 +7,7 @@ Invariants
 """
 
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from typing import NamedTuple
 
 import lz4.block
@@ -35,6 +35,7 @@ from storage.format.layout import (
 )
 
 NODE_SIZE_BYTES = NODE_ENTRIES * 8
+FLAG_GROUP_CONTINUES = 1
 _WORD_BYTES = 8
 
 
@@ -55,12 +56,6 @@ class Codec(IntEnum):
     RAW = 0
     LZ4 = 1
     LZ4_PLANES = 2
-
-
-class Flags(IntFlag):
-    """A record's flags."""
-
-    GROUP_CONTINUES = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +82,7 @@ class RecordShape:
     @property
     def continues_group(self) -> bool:
         """Does the next record belong to the same atomic group?"""
-        return bool(self.flags & Flags.GROUP_CONTINUES)
+        return bool(self.flags & FLAG_GROUP_CONTINUES)
 
 
 class RecordHeader(NamedTuple):
@@ -165,7 +160,7 @@ def verify_shape(
     Source: docs/format.md, "Records", the table of kinds.
     """
     is_known = Kind.DATA <= kind <= Kind.MARK and codec <= Codec.LZ4_PLANES
-    if not is_known or flags & ~Flags.GROUP_CONTINUES:
+    if not is_known or flags & ~FLAG_GROUP_CONTINUES:
         raise place.damage(f"unknown kind {kind}, codec {codec} or flags {flags:#x}")
     shape = RecordShape(Kind(kind), Codec(codec), flags, BlockIndex(block), count, stored_len)
     if not _SHAPE_RULES[shape.kind](shape):

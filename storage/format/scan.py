@@ -183,8 +183,8 @@ class SegmentFile:
             offset, expected = record.end_offset, Lsn(expected + 1)
         return Scan(records, offset, expected, stop)
 
-    def find_durable_lsn(self, offset: int) -> Lsn:
-        """The highest LSN that a valid MARK from `offset` on, or the trailer, says is on stable
+    def find_durable_lsn(self) -> Lsn:
+        """The highest LSN that a valid MARK in here, or the trailer, says is on stable
         storage; else 0.
 
         Looks at every possible place, since behind damage it is unknown where records start.
@@ -192,12 +192,12 @@ class SegmentFile:
         if self.trailer is not None:
             return self.trailer.last_lsn
         durable = Lsn(0)
-        buffer = self.read(offset, self.size_bytes - offset)
+        buffer = self.read(0, self.size_bytes)
         position = buffer.find(RECORD_MAGIC)
         while position >= 0:
-            if (offset + position) % RECORD_ALIGN_BYTES == 0:
+            if position % RECORD_ALIGN_BYTES == 0:
                 raw = buffer[position : position + RECORD_HEADER.size]
-                unverified = UnverifiedRecordHeader(raw, Place(self.path, offset + position))
+                unverified = UnverifiedRecordHeader(raw, Place(self.path, position))
                 try:
                     header = unverified.verify(self.header.segment, self.header.disk)
                 except Damage:

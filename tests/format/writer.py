@@ -25,7 +25,14 @@ from storage.format.layout import (
 )
 from storage.format.location import HOLE, encode_location
 from storage.format.node import SegmentUsage, encode_node, encode_usage
-from storage.format.record import Codec, Flags, Kind, RecordShape, compress, encode_record
+from storage.format.record import (
+    FLAG_GROUP_CONTINUES,
+    Codec,
+    Kind,
+    RecordShape,
+    compress,
+    encode_record,
+)
 from storage.format.segment import SegmentHeader, SummaryEntry, encode_seal
 
 POOL_UUID = UUID("6e656172-7374-4f6e-8000-000000000001")
@@ -145,7 +152,7 @@ class DiskWriter:
         first = HOLE
         for position, draft in enumerate(drafts):
             is_last = position == len(drafts) - 1
-            flags = 0 if is_last else Flags.GROUP_CONTINUES
+            flags = 0 if is_last else FLAG_GROUP_CONTINUES
             shape = RecordShape(
                 draft.kind,
                 draft.codec,
@@ -168,11 +175,11 @@ class DiskWriter:
     def checkpoint(self, *, is_clean: bool = False) -> None:
         """Writes changed nodes, the usage table and a ROOT record, and makes the new anchor."""
         replay_lsn = Lsn(self.next_lsn)
-        active = self.segments[-1] if self.segments else None
-        is_open = active is not None and not active.is_sealed
-        replay_segment = active.header.segment if active and is_open else SegmentId(0)
-        replay_offset = len(active.content) if active and is_open else 0
-        replay_index = self.active.header.log_index
+        last = self.segments[-1] if self.segments else None
+        replay_segment = last.header.segment if last else SegmentId(0)
+        replay_index = last.header.log_index if last else 0
+        # The next record opens a new segment: 0 stands for the end of the last one.
+        replay_offset = len(last.content) if last and not last.is_sealed else 0
         tree, levels = self._write_tree()
         usage = self.append([Draft(Kind.USAGE, 0, 0, Codec.RAW, encode_usage(self.count_usage()))])
         anchor = self._anchor_of(
