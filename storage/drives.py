@@ -122,7 +122,7 @@ def read_label(folder: Path) -> Label | None:
 
 def write_label(folder: Path, label: Label) -> None:
     """Makes `folder` a drive. Durable at return."""
-    (folder / SEGMENTS_FOLDER).mkdir(exist_ok=True)
+    (folder / SEGMENTS_FOLDER).mkdir(mode=0o700, exist_ok=True)  # it holds what guests wrote
     temporary = folder / f"{LABEL_FILE}.new"
     with temporary.open("wb") as file:
         file.write(label.encode())

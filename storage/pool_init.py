@@ -139,7 +139,7 @@ def _fill(pool: Path, folders: Sequence[Path]) -> None:
         )
         for index, folder in enumerate(folders)
     ]
-    (pool / ANCHORS_FOLDER).mkdir(exist_ok=True)
+    (pool / ANCHORS_FOLDER).mkdir(mode=0o700, exist_ok=True)
     new_catalog = pool / _NEW_CATALOG
     create_catalog(new_catalog, pool_uuid, UnixSeconds(int(time.time())), rows)
     sync_folder(pool)
