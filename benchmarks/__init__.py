@@ -4,11 +4,11 @@ Run with `python -m benchmarks`; `docs/benchmarks.md` explains method and report
 
 Layout (a module imports only from modules above it):
 
-    units, errors                  sizes as people write them; what can go wrong
+    units, errors, interrupt       sizes as people write them; what can go wrong; Ctrl-C
     spread, workload               medians and ratios; the workloads as data
     accounting, page_cache         what the kernel says about processes and files
     server, contenders/            one NBD server of each kind
-    fio                            one measured run, its JSON made small
+    fio, sample                    one measured run, its JSON made small; the data it writes
     machine, requirement           where it ran; whether it can run
     result                         everything one benchmark run found, as JSON
     schedule, session              the interleaved order; carrying it out

@@ -8,17 +8,16 @@ import argparse
 import datetime
 import gzip
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks import plot, report, requirement, result
+from benchmarks import interrupt, plot, report, requirement, result
 from benchmarks.contenders import CONTENDERS, DEFAULT_CONTENDERS, Contender, Place
 from benchmarks.errors import BenchmarkError, RequirementMissing, UnusableOption
 from benchmarks.page_cache import PageCache
-from benchmarks.session import INTERRUPTS, Plan, Session
+from benchmarks.session import Plan, Session
 from benchmarks.units import MIB, parse_size
 from benchmarks.workload import WORKLOADS, Workload
 
@@ -53,9 +52,7 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         if options.render is not None:
             return _render(options)
-        # SIGINT too: a shell that starts this in the background has it ignored.
-        for number in INTERRUPTS:
-            signal.signal(number, _interrupt)
+        interrupt.install()
         return _run(options)
     except RequirementMissing as error:
         print(f"benchmarks: {error}", file=sys.stderr)
@@ -66,10 +63,6 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("benchmarks: interrupted; everything it had started is stopped", file=sys.stderr)
         return 130
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import interrupt
 from benchmarks.errors import FioFailed
+from benchmarks.units import MIB
 from benchmarks.workload import DATA_OPTIONS, Workload
 
 # Percentiles that fio computes when not told otherwise, by the names its JSON gives them.
@@ -22,6 +24,9 @@ BINS_PER_DECADE = 20
 # How much longer than asked a run may take (slow flushes, eight clients starting) before it counts
 # as hung.
 _GRACE_S = 120.0
+# A run over the whole disk that is slower than this counts as hung, too.
+_FILL_BYTES_PER_S_MIN = 4 * MIB
+_END_TIMEOUT_S = 10.0
 _ERROR_TAIL_CHARACTERS = 1000
 
 
@@ -105,31 +110,14 @@ def run_fio(run: FioRun, folder: Path) -> tuple[FioOutcome, dict[str, Any]]:
         FioFailed: fio or one of its jobs reported an error, or it hung.
     """
     output = folder / "fio.json"
-    timeout_s = None if run.seconds is None else run.seconds + _GRACE_S
-    process = subprocess.Popen(
-        run.command(output),
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        printed, _ = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        raise FioFailed(f"fio {run.workload.name} hung: stopped after {timeout_s:.0f} s") from None
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-    if process.returncode != 0:
+    expected_s = run.size_bytes / _FILL_BYTES_PER_S_MIN if run.seconds is None else run.seconds
+    timeout_s = expected_s + _GRACE_S
+    status, printed = _run_to_end(run.command(output), folder, timeout_s)
+    if status is None:
+        raise FioFailed(f"fio {run.workload.name} hung: stopped after {timeout_s:.0f} s")
+    if status != 0:
         tail = printed.strip()[-_ERROR_TAIL_CHARACTERS:]
-        raise FioFailed(f"fio {run.workload.name} ended with status {process.returncode}: {tail}")
+        raise FioFailed(f"fio {run.workload.name} ended with status {status}: {tail}")
     try:
         document = json.loads(output.read_text())
     except ValueError as error:
@@ -137,6 +125,46 @@ def run_fio(run: FioRun, folder: Path) -> tuple[FioOutcome, dict[str, Any]]:
     finally:
         output.unlink(missing_ok=True)
     return parse_outcome(document), document
+
+
+def _run_to_end(command: list[str], folder: Path, timeout_s: float) -> tuple[int | None, str]:
+    """Run a command; return its status (None: stopped for taking too long) and what it printed.
+
+    It never outlives the call, not even when that is interrupted.
+    """
+    process: subprocess.Popen[str] | None = None
+    try:
+        with interrupt.deferred():
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        printed, _ = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        return None, ""
+    else:
+        return process.returncode, printed
+    finally:
+        with interrupt.deferred():
+            if process is not None:
+                _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def parse_outcome(document: Mapping[str, Any]) -> FioOutcome:

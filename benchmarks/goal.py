@@ -150,7 +150,7 @@ def title_of(result: BenchmarkResult, contender: str) -> str:
 
 def format_spread(found: Spread, unit: str) -> str:
     """Return median and, when there are several values, least and greatest."""
-    text = f"{format_figure(found.median)} {unit}"
+    text = f"{format_figure(found.median)} {unit}".rstrip()
     if found.count > 1:
         text += f" ({format_figure(found.low)}–{format_figure(found.high)})"
     return text

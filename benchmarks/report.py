@@ -116,7 +116,7 @@ def _figure(
 
 
 def _cell(found: Spread | None, unit: str = "") -> str:
-    return "–" if found is None else format_spread(found, unit).replace(" (", "&nbsp;(").strip()
+    return "–" if found is None else format_spread(found, unit)
 
 
 def _median(found: Spread | None) -> str:
@@ -154,7 +154,7 @@ def _workload(result: BenchmarkResult, workload: Workload) -> str:
             ).values()
         )
         row = [facts.title, _cell(rate)]
-        row.append("" if facts.name == SUBJECT else _cell(spread.ratio(subject, own)))
+        row.append("" if facts.name == SUBJECT else _cell(spread.ratio(subject, own), "×"))
         for kind in kinds:
             values = (
                 _median(_figure(result, workload.name, facts.name, _latency(kind, name)))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks import interrupt
 from benchmarks.accounting import birth_of, tree_pids
 from benchmarks.errors import ContenderFailed
 
@@ -68,16 +69,16 @@ class Server:
         Raises:
             ContenderFailed: it ended or did not answer; nothing is left running.
         """
-        with self._log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self._environment,
-                start_new_session=True,
-            )
         try:
+            with interrupt.deferred(), self._log_path.open("ab") as log:
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=self._environment,
+                    start_new_session=True,
+                )
             self._await_greeting(self._process)
         except BaseException:  # an interrupt, too, must leave nothing running
             self.stop()

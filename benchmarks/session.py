@@ -9,7 +9,6 @@ its own (`server_cpu_after_s`).
 import datetime
 import resource
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from benchmarks import page_cache, schedule
+from benchmarks import interrupt, page_cache, schedule
 from benchmarks.accounting import machine_cpu, tree_cpu_s, tree_run_ns
 from benchmarks.contenders import Contender, Place
 from benchmarks.errors import ContenderFailed, FioFailed, UnusableOption
@@ -46,8 +45,6 @@ _QUIET_TIMEOUT_S = 20.0
 _IDLE_WINDOW_S = 5.0
 # A Unix socket's path has at most 107 bytes; this much comes after the session's folder.
 _FOLDER_LENGTH_MAX = 80
-# What ends a session early, in order.
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PREFILL_SEED = 1
 _SUSTAINED_SEEDS = (500, 501)
 
@@ -101,15 +98,11 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         # A second Ctrl-C must not leave half of the servers running.
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTS}
-        try:
+        with interrupt.deferred():
             for contender in self._active.values():
                 contender.stop()
             self._active.clear()
             shutil.rmtree(self._folder, ignore_errors=True)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def run(self) -> BenchmarkResult:
         """Do everything planned and return what was found.

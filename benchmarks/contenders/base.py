@@ -85,7 +85,7 @@ class Contender(ABC):
     def start(self) -> str:
         """Make the disk, start the server, and return the disk's URI."""
         self._prepare()
-        self._server = self._launch(self._command())
+        self._launch(self._command())
         return self.uri
 
     def stop(self) -> None:
@@ -139,11 +139,11 @@ class Contender(ABC):
     def _environment(self) -> Mapping[str, str]:
         return os.environ
 
-    def _launch(self, command: list[str]) -> Server:
+    def _launch(self, command: list[str]) -> None:
         log_path = self._place.folder / "server.log"
-        server = Server(self.name, command, self.socket_path, log_path, self._environment())
-        server.start()
-        return server
+        environment = self._environment()
+        self._server = Server(self.name, command, self.socket_path, log_path, environment)
+        self._server.start()
 
     def _make_raw_file(self, name: str) -> Path:
         """Make an empty file of the disk's size; the prefill writes all of it."""

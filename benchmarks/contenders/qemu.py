@@ -33,10 +33,10 @@ class _Qemu(Contender):
     def start(self) -> str:
         self._prepare()
         try:
-            self._server = self._launch(self._command())
+            self._launch(self._command())
         except ContenderFailed:
             self._aio = "threads"
-            self._server = self._launch(self._command())
+            self._launch(self._command())
         return self.uri
 
     def _prepare(self) -> None:
