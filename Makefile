@@ -139,8 +139,8 @@ lint: $(STAMPS)/environment rust-lint ## formatting and lint rules, Python and R
 
 rust-lint: $(STAMPS)/environment
 	cargo fmt --check --manifest-path $(MANIFEST)
-	cargo clippy --quiet --locked --release --all-targets --manifest-path $(MANIFEST) -- -D warnings
-	cargo clippy --quiet --locked --release --features python --manifest-path $(MANIFEST) -- -D warnings
+	cargo clippy --quiet --locked --all-targets --features testing --manifest-path $(MANIFEST) -- -D warnings
+	cargo clippy --quiet --locked --features python --manifest-path $(MANIFEST) -- -D warnings
 
 types: build ## mypy in strict mode, and the stub of the Rust core against the core itself
 	$(PYTHON) -m mypy
@@ -149,8 +149,9 @@ types: build ## mypy in strict mode, and the stub of the Rust core against the c
 layers: $(STAMPS)/environment ## who may import whom
 	$(VENV)/bin/lint-imports --config setup.cfg
 
+# Not --release: the crate's test profile is optimised and keeps the checks on.
 rust-test: $(STAMPS)/environment
-	cargo test --release --locked --manifest-path $(MANIFEST)
+	cargo test --locked --features testing --manifest-path $(MANIFEST)
 
 python-test: build
 	$(PYTHON) -m pytest $(PYTEST_ARGS)

@@ -10,6 +10,7 @@ The child reports through a pipe whether it could open the pool (``reporting.py`
 
 import fcntl
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -126,7 +127,7 @@ def command(
     if memory_bytes is not None:
         arguments.append(f"memory={memory_bytes}")
     if needs_network_tls:
-        arguments.append("network-tls=required")
+        arguments.append("network-tls=yes")
     return arguments
 
 
@@ -223,6 +224,9 @@ def _become_nbdkit(
         os.setsid()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.chdir("/")
+        # Each disk in use has files open; the soft limit is made for programs that use select().
+        _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
         # First out of the way of the numbers that are wanted.
         first_free = FIRST_ACTIVATION_FD + LISTENERS_MAX + 1
         aside = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, first_free) for fd in listener_fds]

@@ -5,7 +5,8 @@ Life of a server
    socket; and see that no data plane holds ``pool.lock``: one may have outlived its launcher. Only
    then is a stale socket removed.
 2. Bind the listeners; keep them to the end.
-3. Start the data plane and wait for its report; print the one line.
+3. Start the data plane and wait for its report; print the one line. From here on it depends on the
+   launcher no more: guests keep their disks if that is killed.
 4. SIGTERM, SIGINT and SIGHUP stop it: the data plane lets go of its clients, closes the pool and
    ends. A second signal kills it, which costs a recovery at the next start and nothing else.
 5. A data plane that ends without having been told to is started again on the same listeners:
@@ -26,15 +27,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from storage.pool import Pool
-
 from nbd_plugin.dataplane import DataPlane, Ending, Tls, command
 from nbd_plugin.listeners import Listener, demand_protection, inherited, listen_tcp, listen_unix
+from storage.catalog import CATALOG_FILE
 from storage.errors import PoolBusy, PoolFolderUnusable, ServerFailed
 from storage.lock import LOCK_FILE, PoolLock
+from storage.pool import Pool
 
 SOCKET_NAME: Final = "nbd.sock"
-CATALOG_NAME: Final = "catalog.sqlite"
 
 _STOP_SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _RESTARTS_MAX: Final = 5
@@ -79,8 +79,8 @@ def serve(options: ServeOptions) -> int:
     with contextlib.ExitStack() as stack:
         arguments, listeners, has_tls = _prepare(options, stack, inherited(os.environ))
         signals = stack.enter_context(_signal_pipe())
-        uris = " and ".join(listener.uri(has_tls and listener.is_network) for listener in listeners)
-        ready_line = f"Nearstone is ready: {uris}"
+        arguments.append("outlive-launcher=yes")
+        ready_line = f"Nearstone is ready: {' and '.join(_uris(listeners, has_tls, 'NAME'))}"
         return _supervise(arguments, listeners, signals, ready_line, options.restart)
 
 
@@ -120,7 +120,7 @@ def _prepare(
     pool = Path(os.path.abspath(options.pool))  # noqa: PTH100  links in the path stay as the operator wrote them
     tls = options.tls()
     arguments = command(pool, options.memory_bytes, tls, tls is not None and not options.insecure)
-    if not (pool / CATALOG_NAME).exists():
+    if not (pool / CATALOG_FILE).exists():
         Pool.init(pool)
     stack.enter_context(_folder_taken(pool))
     listeners = list(handed_over)
@@ -132,7 +132,12 @@ def _prepare(
                 listeners.append(listener)
                 stack.callback(listener.close)
     demand_protection(listeners, tls is not None, options.insecure)
+    arguments += [f"uri={uri}" for uri in _uris(listeners, tls is not None, "{name}")]
     return arguments, listeners, tls is not None
+
+
+def _uris(listeners: Sequence[Listener], has_tls: bool, disk: str) -> list[str]:
+    return [listener.uri(has_tls and listener.is_network, disk) for listener in listeners]
 
 
 @contextlib.contextmanager

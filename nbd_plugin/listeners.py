@@ -51,8 +51,8 @@ class Listener:
         """Whether clients can arrive without passing the permissions of a file."""
         return self.sock.family != socket.AF_UNIX
 
-    def uri(self, has_tls: bool, export: str = "NAME") -> str:
-        """How a client names a disk here (NBD URI specification)."""
+    def uri(self, has_tls: bool, export: str) -> str:
+        """How a client names the disk `export` here (NBD URI specification)."""
         if self.path is not None:
             return f"nbd+unix:///{export}?socket={urllib.parse.quote(str(self.path))}"
         host, port = self.sock.getsockname()[:2]

@@ -23,20 +23,23 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import nbdkit
-from storage.control import ControlServer
-from storage.pool import Pool
 
 from nbd_plugin import clients
 from nbd_plugin.reporting import write_error, write_ready
-from nbd_plugin.stopping import Stopping
+from nbd_plugin.stopping import Stopping, outlive_parent
 from storage import _core
 from storage._core import Disk, cache, extents, flush, pread, pwrite, trim, zero
-from storage.errors import BadConfig, PoolClosed, PoolNotFound, errno_of
+from storage.catalog import CATALOG_FILE
+from storage.control import CONTROL_SOCKET, ControlServer
+from storage.errors import BadConfig, PoolClosed, PoolNotFound, StorageError, errno_of
+from storage.pool import Pool
+from storage.service import DiskInfo, DiskState
+from storage.units import format_size
 
 API_VERSION = 2
 
@@ -59,15 +62,20 @@ _EXPORTS_LISTED_MAX = 10_000
 class Settings:
     """What the command line of nbdkit said.
 
+    uris: where we are served, with `{name}` for a disk's name; only to tell others.
     environment: the prefix that this Python must have; None when nbdkit was started by hand.
     report_fd: where the launcher waits to hear how the start went.
+    needs_network_tls: whether clients that come by TCP are served only with TLS.
+    outlives_launcher: whether disks are served on when the launcher is killed.
     """
 
     pool: Path | None = None
     memory_bytes: int | None = None
+    uris: list[str] = field(default_factory=list)
     environment: Path | None = None
     report_fd: int | None = None
     needs_network_tls: bool = False
+    outlives_launcher: bool = False
 
 
 @dataclass
@@ -93,6 +101,10 @@ def _answering(callback: Callable[Parameters, Result]) -> Callable[Parameters, R
     def answer(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         try:
             return callback(*args, **kwargs)
+        except StorageError as exc:
+            nbdkit.set_error(errno_of(exc))
+            # nbdkit logs the traceback; for what can be expected the sentence is enough.
+            raise exc.with_traceback(None) from None
         except Exception as exc:
             nbdkit.set_error(errno_of(exc))
             raise
@@ -103,18 +115,25 @@ def _answering(callback: Callable[Parameters, Result]) -> Callable[Parameters, R
 # ------------------------------------------------------------------------- start and end
 
 
-def _set_network_tls(value: str) -> None:
-    if value != "required":
-        raise BadConfig(source="network-tls", detail=f"{value!r}; the only value is 'required'")
-    settings.needs_network_tls = True
+def _flag(name: str) -> Callable[[str], None]:
+    """What sets the setting `name` when the value is `yes`; there is no other value."""
+
+    def take(value: str) -> None:
+        if value != "yes":
+            raise BadConfig(source=name, detail=f"{value!r}; the only value is 'yes'")
+        setattr(settings, name, True)
+
+    return take
 
 
 CONFIG_KEYS: dict[str, Callable[[str], None]] = {
     "pool": lambda value: setattr(settings, "pool", Path(value)),
     "memory": lambda value: setattr(settings, "memory_bytes", nbdkit.parse_size(value)),
+    "uri": settings.uris.append,
     "environment": lambda value: setattr(settings, "environment", Path(value)),
     "report-fd": lambda value: setattr(settings, "report_fd", int(value)),
-    "network-tls": _set_network_tls,
+    "network-tls": _flag("needs_network_tls"),
+    "outlive-launcher": _flag("outlives_launcher"),
 }
 
 
@@ -157,7 +176,7 @@ def thread_model() -> int:
 def get_ready() -> None:
     """The last chance to fail before anything was touched."""
     pool_dir = _pool_dir()
-    if not (pool_dir / "catalog.sqlite").exists():
+    if not (pool_dir / CATALOG_FILE).exists():
         raise PoolNotFound(pool=str(pool_dir))
 
 
@@ -166,6 +185,8 @@ def after_fork() -> None:
     global server
     stopping = Stopping(nbdkit.shutdown)
     stopping.start()
+    if settings.outlives_launcher:
+        outlive_parent()
     _core.set_errno_hook(nbdkit.set_error)
     try:
         server = _open_pool(stopping)
@@ -185,7 +206,7 @@ def _open_pool(stopping: Stopping) -> Server:
     else:
         pool = Pool.open(pool_dir, memory_bytes=settings.memory_bytes)
     try:
-        control = ControlServer(pool, pool_dir / "control.sock")
+        control = ControlServer(pool, pool_dir / CONTROL_SOCKET, settings.uris)
         control.start()
     except BaseException:
         pool.close()
@@ -232,15 +253,15 @@ def preconnect(readonly: bool) -> None:
 def list_exports(readonly: bool, is_tls: bool) -> Iterable[tuple[str, str]]:
     """Every disk and a few words about it."""
     _demand_encryption(is_tls)
-    disks = itertools.islice(_server().pool.list_disks(), _EXPORTS_LISTED_MAX)
-    return [(disk.name, disk.description) for disk in disks]
+    disks = itertools.islice(_listed(), _EXPORTS_LISTED_MAX)
+    return [(disk.name, _words_about(disk)) for disk in disks]
 
 
 @_answering
 def default_export(readonly: bool, is_tls: bool) -> str:
     """The disk of a client that names none: the only one there is."""
     _demand_encryption(is_tls)
-    disks = _server().pool.list_disks()
+    disks = _listed()
     return disks[0].name if len(disks) == 1 else ""
 
 
@@ -251,21 +272,30 @@ def open(readonly: bool) -> Disk:
     return _server().pool.open_disk(nbdkit.export_name())
 
 
-def _demand_encryption(is_encrypted: bool) -> None:
-    if settings.needs_network_tls and not is_encrypted and clients.came_over_network():
-        raise PermissionError(errno.EPERM, "clients over the network must use TLS")
-
-
 def close(h: Disk) -> None:
     """The client is gone."""
+    if server is not None:
+        server.pool.release_disk(h)
 
 
 @_answering
 def export_description(h: Disk) -> str:
     """What `list_exports` says of this disk."""
-    return next(
-        (disk.description for disk in _server().pool.list_disks() if disk.disk_id == h.disk_id), ""
-    )
+    return next((_words_about(disk) for disk in _listed() if disk.id == h.disk_id), "")
+
+
+def _listed() -> list[DiskInfo]:
+    return [disk for disk in _server().pool.list_disks() if disk.state is DiskState.READY]
+
+
+def _words_about(disk: DiskInfo) -> str:
+    """What is wrong with the disk, else what its owner wrote about it, else its size."""
+    return disk.problem or disk.description or f"a disk of {format_size(disk.size_bytes)}"
+
+
+def _demand_encryption(is_encrypted: bool) -> None:
+    if settings.needs_network_tls and not is_encrypted and clients.came_over_network():
+        raise PermissionError(errno.EPERM, "clients over the network must use TLS")
 
 
 @_answering

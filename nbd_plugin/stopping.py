@@ -9,6 +9,7 @@
 A crash in between is like any other crash: nothing that was acknowledged is lost.
 """
 
+import ctypes
 import signal
 import threading
 from collections.abc import Callable
@@ -17,9 +18,20 @@ from nbd_plugin.clients import break_connections, listeners
 
 SIGNALS = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
 
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
 # Only while stopping: how often to look for a client that slipped in between the refusal and the
 # shutdown.
 _LOOK_AGAIN_S = 0.05
+
+
+def outlive_parent() -> None:
+    """Go on when the process that started this one dies.
+
+    nbdkit up to 1.32 always asks the kernel to end it then, whether ``--exit-with-parent`` was
+    given or not; a launcher that is killed must not take guests' disks with it. Main thread only.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
 
 
 class Stopping:
