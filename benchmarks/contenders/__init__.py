@@ -4,6 +4,7 @@
 """
 
 from benchmarks.contenders.base import Contender, Place
+from benchmarks.contenders.btrfs import Qcow2OnBtrfs
 from benchmarks.contenders.nbd_server import NbdServer
 from benchmarks.contenders.nbdkit import NbdkitFile, NbdkitMemory
 from benchmarks.contenders.nearstone import Nearstone
@@ -13,7 +14,15 @@ __all__ = ["CONTENDERS", "DEFAULT_CONTENDERS", "Contender", "Place"]
 
 CONTENDERS: dict[str, type[Contender]] = {
     contender.name: contender
-    for contender in (Nearstone, NbdkitMemory, NbdkitFile, QemuQcow2, QemuRaw, NbdServer)
+    for contender in (
+        Nearstone,
+        NbdkitMemory,
+        NbdkitFile,
+        QemuQcow2,
+        QemuRaw,
+        NbdServer,
+        Qcow2OnBtrfs,
+    )
 }
 
 # Those that the goals name. All of them together hold more than the page cache of a 24 GiB

@@ -17,7 +17,7 @@ class NbdServer(Contender):
     title = "nbd-server"
     remark = "one raw file through the page cache; reduces and protects nothing"
     drive_share = 1.0
-    tools: ClassVar = (("nbd-server", "apt-get install nbd-server"),)
+    tools: ClassVar[tuple[tuple[str, str], ...]] = (("nbd-server", "apt-get install nbd-server"),)
 
     @classmethod
     def version(cls, place: Place) -> str:

@@ -7,7 +7,7 @@ from benchmarks.contenders.base import Contender, Place, first_line
 
 
 class _Nbdkit(Contender):
-    tools: ClassVar = (("nbdkit", "apt-get install nbdkit"),)
+    tools: ClassVar[tuple[tuple[str, str], ...]] = (("nbdkit", "apt-get install nbdkit"),)
 
     @classmethod
     def version(cls, place: Place) -> str:

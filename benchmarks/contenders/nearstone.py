@@ -30,7 +30,9 @@ class Nearstone(Contender):
     name = "nearstone"
     title = "Nearstone"
     remark = "log-structured pool; compresses, and verifies a checksum on every read"
-    tools: ClassVar = (("nbdkit", "apt-get install nbdkit nbdkit-plugin-python"),)
+    tools: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("nbdkit", "apt-get install nbdkit nbdkit-plugin-python"),
+    )
     # Data that is overwritten stays in the log until reclaim has freed it.
     drive_share = 1.5
 

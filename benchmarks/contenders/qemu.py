@@ -9,7 +9,7 @@ from benchmarks.errors import ContenderFailed
 
 class _Qemu(Contender):
     image_format: ClassVar[str]
-    tools: ClassVar = (
+    tools: ClassVar[tuple[tuple[str, str], ...]] = (
         ("qemu-nbd", "apt-get install qemu-utils"),
         ("qemu-img", "apt-get install qemu-utils"),
     )
@@ -40,17 +40,11 @@ class _Qemu(Contender):
         return self.uri
 
     def _prepare(self) -> None:
-        self._run(
-            [
-                "qemu-img",
-                "create",
-                "-q",
-                "-f",
-                self.image_format,
-                str(self._image),
-                str(self._place.size_bytes),
-            ]
-        )
+        self._run(self._create_command())
+
+    def _create_command(self) -> list[str]:
+        image, size = str(self._image), str(self._place.size_bytes)
+        return ["qemu-img", "create", "-q", "-f", self.image_format, image, size]
 
     def _command(self) -> list[str]:
         return [

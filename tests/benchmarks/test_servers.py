@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.accounting import birth_of, tree_pids
 from benchmarks.contenders import CONTENDERS, Place, foreground
-from benchmarks.errors import ContenderFailed, ToolMissing
+from benchmarks.errors import ContenderFailed, RequirementMissing
 from benchmarks.fio import FioRun, run_fio
 from benchmarks.server import Server
 from benchmarks.units import MIB
@@ -24,7 +24,7 @@ def test_a_contender_serves_and_stops(name: str, folder: Path) -> None:
     place = Place(folder, SIZE_BYTES)
     try:
         CONTENDERS[name].check(place)
-    except ToolMissing as missing:
+    except RequirementMissing as missing:
         pytest.skip(str(missing))
     contender = CONTENDERS[name](place)
     try:
