@@ -30,8 +30,8 @@ export PYO3_PYTHON := $(CURDIR)/$(PYTHON)
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 MANIFEST := storage/core/Cargo.toml
-RUST_SOURCES := $(shell find storage/core -name target -prune -o \
-	\( -name '*.rs' -o -name 'Cargo.*' -o -name '*.toml' \) -type f -print 2>/dev/null)
+RUST_SOURCES := $(wildcard storage/core/Cargo.* storage/core/build.rs) \
+	$(shell find storage/core/src storage/core/.cargo -type f 2> /dev/null)
 
 # Debian's names. The Rust ones are added only where there is no toolchain: Debian's `rustc` is too old for
 # the core, `rustc-web` is the current one that Debian keeps for building browsers.

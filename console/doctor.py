@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 from nbd_plugin import dataplane
@@ -63,7 +64,7 @@ class CheckResult:
     is_required: bool = True
 
 
-class _Finding(Exception):  # noqa: N818  it is a result, not an error
+class Finding(Exception):  # noqa: N818  it is a result, not an error
     """Ends a check."""
 
     def __init__(self, detail: str, fix: str) -> None:
@@ -101,7 +102,7 @@ def run_checks(pool: Path | None = None) -> list[CheckResult]:
 def _check(name: str, check: Callable[[], str], is_required: bool = True) -> CheckResult:
     try:
         return CheckResult(name, True, check(), is_required=is_required)
-    except _Finding as finding:
+    except Finding as finding:
         return CheckResult(name, False, finding.detail, finding.fix, is_required)
 
 
@@ -113,7 +114,7 @@ def _python() -> str:
     version = platform.python_version()
     base = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
     if _SYSTEM_PYTHON.exists() and base != _SYSTEM_PYTHON.resolve():
-        raise _Finding(
+        raise Finding(
             f"{sys.prefix} belongs to {base}, which is not the Python that nbdkit embeds",
             f"make it anew with {_SYSTEM_PYTHON} -m venv (in a checkout: make clean build)",
         )
@@ -124,14 +125,14 @@ def _nbdkit() -> str:
     try:
         path = dataplane.find_nbdkit()
     except ToolMissing as exc:
-        raise _Finding("not installed", _apt(exc.package)) from exc
+        raise Finding("not installed", _apt(exc.package)) from exc
     text = _run([path, "--version"]).stdout
     found = re.search(r"nbdkit (\d+)\.(\d+)\S*", text)
     if found is None:
-        raise _Finding(f"{path} does not say its version", "install nbdkit anew")
+        raise Finding(f"{path} does not say its version", "install nbdkit anew")
     if (int(found[1]), int(found[2])) < NBDKIT_VERSION_MIN:
         wanted = ".".join(map(str, NBDKIT_VERSION_MIN))
-        raise _Finding(f"{found[0]} is too old", f"install nbdkit {wanted} or newer")
+        raise Finding(f"{found[0]} is too old", f"install nbdkit {wanted} or newer")
     return f"{found[0].removeprefix('nbdkit ')} at {path}"
 
 
@@ -140,10 +141,10 @@ def _python_plugin() -> str:
     probe = _run([dataplane.find_nbdkit(), "python", "--dump-plugin"])
     embedded = _facts(probe.stdout).get("python_version")
     if probe.returncode != 0 or embedded is None:
-        raise _Finding("nbdkit has no Python plugin", _apt("nbdkit-plugin-python"))
+        raise Finding("nbdkit has no Python plugin", _apt("nbdkit-plugin-python"))
     major, minor = embedded.split(".")[:2]
     if (int(major), int(minor)) != sys.version_info[:2]:
-        raise _Finding(
+        raise Finding(
             f"nbdkit embeds Python {embedded}, this environment has {platform.python_version()}",
             f"make the environment anew with {_SYSTEM_PYTHON} -m venv",
         )
@@ -152,23 +153,30 @@ def _python_plugin() -> str:
 
 def _core() -> str:
     """The extension can be loaded and is what the sources say."""
-    rebuild = "build it (in a checkout: make build; else install the package anew)"
     folder = Path(importlib.import_module("storage").__file__ or "").parent
+    return check_core(folder, lambda: importlib.import_module("storage._core"))
+
+
+def check_core(folder: Path, load: Callable[[], ModuleType]) -> str:
+    """Examine the extension in the package's folder.
+
+    Args: load: imports it.
+    Returns: what it is. Raises: Finding
+    """
+    rebuild = "build it (in a checkout: make build; else install the package anew)"
     files = sorted(folder.glob("_core*.so"))
     if not files:
-        raise _Finding(f"the Rust core is missing: no _core*.so in {folder}", rebuild)
+        raise Finding(f"the Rust core is missing: no _core*.so in {folder}", rebuild)
     try:
-        core = importlib.import_module("storage._core")
+        core = load()
     except ImportError as exc:
-        raise _Finding(f"{files[0]} cannot be loaded: {exc}", rebuild) from exc
+        raise Finding(f"{files[0]} cannot be loaded: {exc}", rebuild) from exc
     installed = importlib.metadata.version("nearstone")
     if installed != core.CORE_VERSION:
-        raise _Finding(
-            f"the core is of release {core.CORE_VERSION}, the rest of {installed}", rebuild
-        )
+        raise Finding(f"release {core.CORE_VERSION}, but the rest is {installed}", rebuild)
     newest = max((path.stat().st_mtime for path in _core_sources(folder)), default=0.0)
     if newest > files[0].stat().st_mtime:
-        raise _Finding(f"{files[0].name} is older than the Rust sources beside it", rebuild)
+        raise Finding(f"{files[0].name} is older than the Rust sources beside it", rebuild)
     return f"{core.CORE_VERSION}, {files[0].name}"
 
 
@@ -185,15 +193,15 @@ def _plugin_loads() -> str:
     facts = _facts(probe.stdout)
     if probe.returncode < 0:
         name = signal.Signals(-probe.returncode).name
-        raise _Finding(f"nbdkit is ended by {name} when it loads the plugin", "report it")
+        raise Finding(f"nbdkit is ended by {name} when it loads the plugin", "report it")
     if probe.returncode != 0 or "nearstone_environment" not in facts:
         reasons = [line.strip() for line in probe.stderr.splitlines() if "Error" in line]
-        raise _Finding(
+        raise Finding(
             f"nbdkit's Python cannot load it: {' '.join(reasons[:1]) or 'it does not say why'}",
             f"see all of it: PATH={sys.prefix}/bin:$PATH {' '.join(command)}",
         )
     if not Path(facts["nearstone_environment"]).samefile(sys.prefix):
-        raise _Finding(
+        raise Finding(
             f"nbdkit's Python takes {facts['nearstone_environment']} for its environment",
             f"check {sys.prefix}/bin/python3 and {sys.prefix}/pyvenv.cfg",
         )
@@ -209,7 +217,7 @@ def _serving() -> str:
             with private_server(Path(folder, "pool")):
                 pass
         except StorageError as exc:
-            raise _Finding(exc.problem, exc.next_step) from exc
+            raise Finding(exc.problem, exc.next_step) from exc
     return "a server on a throwaway pool started and stopped"
 
 
@@ -222,7 +230,7 @@ def _command_on_path() -> str:
     if found is None:
         return f"{own} (not on PATH: call it by its path)"
     if not own.exists() or not Path(found).samefile(own):
-        raise _Finding(
+        raise Finding(
             f"`nearstone` on PATH is {found}, not the one that is running, {own}",
             f"put {own.parent} first on PATH, or call {own}",
         )
@@ -233,7 +241,7 @@ def _open_files() -> str:
     """The launcher raises the soft limit to the hard one; that must be enough."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < _OPEN_FILES_MIN:
-        raise _Finding(
+        raise Finding(
             f"a process may open only {hard} files",
             f"raise the hard limit to {_OPEN_FILES_MIN} or more (LimitNOFILE=, ulimit -Hn)",
         )
@@ -255,7 +263,7 @@ def _pool_folder(pool: Path) -> str:
     """The folder can be written, and its file system can give space back."""
     folder = pool if pool.exists() else pool.absolute().parent
     if not folder.is_dir():
-        raise _Finding(f"{folder} is not a folder", "give another --pool")
+        raise Finding(f"{folder} is not a folder", "give another --pool")
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(1 << 16))
@@ -264,11 +272,11 @@ def _pool_folder(pool: Path) -> str:
             _punch_hole(file.fileno(), 1 << 16)
     except OSError as exc:
         if exc.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
-            raise _Finding(
+            raise Finding(
                 f"{folder}: its file system cannot punch holes, so space would not come back",
                 "use ext4, XFS or Btrfs",
             ) from exc
-        raise _Finding(
+        raise Finding(
             f"{folder} cannot be written: {os.strerror(exc.errno or 0)}",
             "check its owner, its permissions and the free space",
         ) from exc
@@ -302,9 +310,9 @@ def _run(
             check=False,
         )
     except subprocess.TimeoutExpired as exc:
-        raise _Finding(f"`{' '.join(command)}` does not end", "run it by hand") from exc
+        raise Finding(f"`{' '.join(command)}` does not end", "run it by hand") from exc
     except OSError as exc:
-        raise _Finding(f"`{command[0]}` cannot be run: {exc.strerror}", "install it anew") from exc
+        raise Finding(f"`{command[0]}` cannot be run: {exc.strerror}", "install it anew") from exc
 
 
 def _facts(text: str) -> dict[str, str]:

@@ -182,8 +182,11 @@ def test_nobody_gets_in_before_the_pool_is_open(plugin: types.ModuleType, nbdkit
 def test_an_unexpected_failure_is_eio(
     plugin: types.ModuleType, nbdkit: Nbdkit, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nbdkit, "name", 7)  # not a name at all
-    with pytest.raises(Exception):  # noqa: B017  whatever it is
+    def fail() -> str:
+        raise RuntimeError
+
+    monkeypatch.setattr(nbdkit, "export_name", fail)
+    with pytest.raises(RuntimeError):
         plugin.open(False)
     assert nbdkit.errors == [errno.EIO]
 
