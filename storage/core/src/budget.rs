@@ -5,7 +5,7 @@
 //! for it. Nothing polls: chores are queued by what makes them necessary.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -29,6 +29,8 @@ pub enum Chore {
     /// Fill the next segment with zeros.
     Prepare = 2,
     Checkpoint = 4,
+    /// Move the living out of segments that are mostly garbage.
+    Clean = 8,
 }
 
 /// A disk's side of the queue: which chores are waiting, and how large to prepare segments.
@@ -89,6 +91,9 @@ pub struct Budget {
     has_threads: bool,
     /// Something was overwritten, trimmed or deleted since space was last reclaimed.
     has_garbage: AtomicBool,
+    /// Held while space is reclaimed on behalf of a write; counts how often that was done.
+    reclaiming: Mutex<()>,
+    reclaimed: AtomicU64,
     /// The largest disk was asked for a checkpoint that has not ended yet.
     has_asked_largest: AtomicBool,
 }
@@ -107,6 +112,8 @@ impl Budget {
             threads: Mutex::default(),
             has_threads: background,
             has_garbage: AtomicBool::new(false),
+            reclaiming: Mutex::new(()),
+            reclaimed: AtomicU64::new(0),
             has_asked_largest: AtomicBool::new(false),
         });
         if background {
@@ -214,16 +221,24 @@ impl Budget {
         self.disks.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Tries to make space after a write found none: checkpoints, which free what is garbage. False if
-    /// nothing has become garbage since the last time.
+    /// Tries to make space after a write found none: checkpoints free what is garbage, the cleaner makes
+    /// more of it. True if the write may try again.
     pub fn reclaim(&self) -> bool {
-        if !self.has_garbage.swap(false, Ordering::Relaxed) {
+        let seen = self.reclaimed.load(Ordering::Acquire);
+        let _one = self.reclaiming.lock();
+        if self.reclaimed.load(Ordering::Acquire) != seen {
+            return true; // somebody has just done it
+        }
+        if !self.has_garbage.swap(false, Ordering::AcqRel) {
             return false;
         }
         for disk in self.open_disks() {
             // A disk that cannot be checkpointed frees nothing; the others may.
-            let _ = disk.checkpoint();
+            let _ = disk.checkpoint().and_then(|()| disk.clean());
         }
+        // Cleaning appends too; that is not what makes the next attempt worthwhile.
+        self.has_garbage.store(false, Ordering::Release);
+        self.reclaimed.fetch_add(1, Ordering::AcqRel);
         true
     }
 
@@ -231,7 +246,7 @@ impl Budget {
         if disk.chores.waiting.fetch_or(chore as u8, Ordering::AcqRel) & chore as u8 != 0 {
             return;
         }
-        let lane = &self.lanes[usize::from(chore == Chore::Checkpoint)];
+        let lane = &self.lanes[usize::from(matches!(chore, Chore::Checkpoint | Chore::Clean))];
         lane.queue.lock().push_back((disk.chores.me.clone(), chore));
         lane.ready.notify_one();
     }
@@ -259,6 +274,7 @@ impl Budget {
                 Chore::Seal => disk.seal_retired(),
                 Chore::Prepare => disk.log.prepare(disk.chores.next_prepared_len()),
                 Chore::Checkpoint => disk.checkpoint(),
+                Chore::Clean => disk.clean(),
             };
         }
         true

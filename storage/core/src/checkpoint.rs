@@ -102,7 +102,9 @@ impl Disk {
         self.map.publish_tree(merged.root);
         self.budget.account(self, self.map.delta_bytes());
         self.checkpointed_bytes.store(appended_bytes, Ordering::Relaxed);
-        self.free_garbage(&root)
+        self.free_garbage(&root)?;
+        self.request_cleaning();
+        Ok(())
     }
 
     /// Steps 3 to 5.

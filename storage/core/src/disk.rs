@@ -32,6 +32,8 @@ use crate::usage::UsageTable;
 /// cheaply; larger extents are for data that has become cold.
 const EXTENT_BLOCKS: usize = 4;
 const _: () = assert!(EXTENT_BLOCKS <= EXTENT_BLOCKS_MAX);
+/// Blocks trimmed that make a checkpoint worthwhile: 64 MiB, what a segment holds.
+const TRIMMED_BLOCKS_MAX: u64 = (64 << 20) / BLOCK_SIZE as u64;
 /// Blocks located at once by long reads.
 const LOCATE_BLOCKS: usize = 256;
 /// A ragged write that lost against others this often goes on under the log's lock.
@@ -65,6 +67,8 @@ pub struct Disk {
     pub(crate) sealing: Mutex<()>,
     /// How much had been appended to the log at the last checkpoint.
     pub(crate) checkpointed_bytes: AtomicU64,
+    /// Blocks trimmed since that last asked for a checkpoint.
+    pub(crate) trimmed_blocks: AtomicU64,
     pub(crate) usage: Mutex<UsageTable>,
     pub(crate) is_closed: AtomicBool,
     pub counters: Counters,
@@ -125,7 +129,7 @@ impl Disk {
         })
     }
 
-    fn read_block(&self, block: BlockIndex, out: &mut [u8]) -> Result<Origin> {
+    pub(crate) fn read_block(&self, block: BlockIndex, out: &mut [u8]) -> Result<Origin> {
         self.retry_when_moved(|| {
             let (location, origin) = self.map.locate_one(self, block)?;
             self.fetcher.read(block, &[location], out)?;
@@ -208,7 +212,8 @@ impl Disk {
             Ok(Ragged { block, origin, data: old })
         };
         let is_head = !offset.is_multiple_of(BLOCK_SIZE as u64);
-        let is_tail = !end.is_multiple_of(BLOCK_SIZE as u64) && !(is_head && first == last);
+        let is_one_block = is_head && first == last;
+        let is_tail = !is_one_block && !end.is_multiple_of(BLOCK_SIZE as u64);
         let head = is_head.then(|| complete(first)).transpose()?;
         let tail = is_tail.then(|| complete(last)).transpose()?;
         Ok((head, tail))
@@ -255,7 +260,7 @@ impl Disk {
     }
 
     /// Enters an appended batch into map and accounts.
-    fn publish(&self, batch: &Batch, appended: &Appended, log: &LogGuard) {
+    pub(crate) fn publish(&self, batch: &Batch, appended: &Appended, log: &LogGuard) {
         let delta_bytes = self.map.publish(appended.segment.id, batch.drafts());
         self.budget.note(self, delta_bytes);
         self.note_appended(batch, appended, log);
@@ -317,7 +322,14 @@ impl Disk {
             let appended = log.append(batch, true)?;
             self.publish(batch, &appended, &log);
             Ok(())
-        })
+        })?;
+        // Trimmed space comes back with a checkpoint, within seconds rather than whenever one is due.
+        let trimmed = self.trimmed_blocks.fetch_add(u64::from(count), Ordering::Relaxed);
+        if trimmed + u64::from(count) >= TRIMMED_BLOCKS_MAX {
+            self.trimmed_blocks.store(0, Ordering::Relaxed);
+            self.budget.request(self, Chore::Checkpoint);
+        }
+        Ok(())
     }
 
     /// Makes every write answered before the call durable.
@@ -407,9 +419,12 @@ impl Disk {
     pub fn stats(&self) -> Vec<(&'static str, u64)> {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let appended = self.log.appended_bytes();
+        let (live, total) = self.live_and_total();
         let stored = count(&self.counters.stored_bytes);
         vec![
             ("mapped_bytes", self.anchor.root().mapped_blocks * BLOCK_SIZE as u64),
+            ("live_blocks", live),
+            ("garbage_blocks", total - live.min(total)),
             ("segments", self.usage.lock().iter().count() as u64),
             ("read_bytes", count(&self.counters.read_bytes)),
             ("written_bytes", count(&self.counters.written_bytes)),

@@ -181,6 +181,10 @@ impl DiskMap {
         self.layers.read().delta_bytes()
     }
 
+    pub fn tree(&self) -> TreeRoot {
+        self.layers.read().tree
+    }
+
     /// Calls `each(is_hole, blocks)` for the runs of `range` in order, until it returns false. Ranges
     /// that no layer knows cost next to nothing.
     pub fn runs(

@@ -43,6 +43,11 @@ impl Piece {
         Piece { location, at, blocks }
     }
 
+    /// Where the next piece begins.
+    fn end(&self) -> usize {
+        self.at + self.blocks
+    }
+
     /// Does `next` lie right behind this extent, so that one call can fetch both?
     fn is_followed_by(&self, next: &Piece) -> bool {
         let (a, b) = (self.location, next.location);
@@ -84,29 +89,30 @@ impl Fetcher {
         out: &mut [u8],
     ) -> Result<usize> {
         let head = Piece::of(locations, at);
-        let mut pieces = vec_of_one(head);
-        let (mut last, mut next) = (head, head.at + head.blocks);
-        while next < locations.len() && !locations[next].is_hole() {
-            let piece = Piece::of(locations, next);
+        let start = head.location.offset();
+        let mut last = head;
+        while last.end() < locations.len() && !locations[last.end()].is_hole() {
+            let piece = Piece::of(locations, last.end());
             let end = piece.location.offset() + piece.location.record_len_max();
-            if !last.is_followed_by(&piece) || end - head.location.offset() > FETCH_BYTES_MAX {
+            if !last.is_followed_by(&piece) || end - start > FETCH_BYTES_MAX {
                 break;
             }
-            pieces.push(piece);
-            (last, next) = (piece, next + piece.blocks);
+            last = piece;
         }
-        let start = head.location.offset();
         let len = last.location.offset() + last.location.record_len_max() - start;
         self.with_bytes(head.location, len, |bytes| {
-            for piece in &pieces {
-                let block = first + piece.at as u64;
+            let mut piece = head;
+            loop {
                 let record = &bytes[(piece.location.offset() - start).min(bytes.len())..];
-                let (from, to) = (piece.at * BLOCK_SIZE, (piece.at + piece.blocks) * BLOCK_SIZE);
-                self.decode_data(piece.location, block, record, &mut out[from..to])?;
+                let range = piece.at * BLOCK_SIZE..piece.end() * BLOCK_SIZE;
+                self.decode_data(piece.location, first + piece.at as u64, record, &mut out[range])?;
+                if piece.end() == last.end() {
+                    return Ok(());
+                }
+                piece = Piece::of(locations, piece.end());
             }
-            Ok(())
         })?;
-        Ok(next)
+        Ok(last.end())
     }
 
     /// Calls `use_bytes` with up to `len` bytes from the location's record on (fewer at the file's end).
@@ -228,11 +234,4 @@ impl Fetcher {
     fn damage(&self, at: Location, detail: &str) -> Error {
         Error::corrupt(self.disk, at.segment(), at.offset(), detail)
     }
-}
-
-/// Most reads want one extent: a vector that grows only for the others.
-fn vec_of_one(piece: Piece) -> Vec<Piece> {
-    let mut pieces = Vec::with_capacity(1);
-    pieces.push(piece);
-    pieces
 }

@@ -4,12 +4,13 @@
 //! back to do their chores):
 //! `units`, `error`, `codec`, `format` (bytes on disk), `storage` (drives), `segments` (files),
 //! `segment_reader`, `map` (block → location), `batch`, `anchor_file`, `log`, `fetch`, `usage`, `disk_map`,
-//! `recovery`, `disk`, `checkpoint`, `budget`, `pool`, `python`.
+//! `recovery`, `disk`, `checkpoint`, `clean`, `budget`, `pool`, `python`.
 
 mod anchor_file;
 mod batch;
 mod budget;
 mod checkpoint;
+mod clean;
 pub mod codec;
 mod disk;
 mod disk_map;

@@ -24,6 +24,7 @@ pub struct Options {
     pub pool_uuid: [u8; 16],
     /// Bounds changes not yet checkpointed plus cached map nodes.
     pub memory_bytes: usize,
+    /// Small drives make it smaller.
     pub segment_size_bytes: usize,
     /// Without threads, chores wait for [`Pool::run_background`].
     pub background: bool,
@@ -43,6 +44,7 @@ impl Default for Options {
 pub struct Pool {
     options: Options,
     anchors: Arc<dyn Drive>,
+    segment_size: usize,
     segments: Arc<Segments>,
     nodes: Arc<NodeCache>,
     budget: Arc<Budget>,
@@ -78,8 +80,10 @@ impl Pool {
             }
         }
         let budget = Budget::new(options.memory_bytes, options.background);
+        let segments = Segments::scan(drives, id_floor)?;
         Ok(Arc::new(Pool {
-            segments: Arc::new(Segments::scan(drives, id_floor)?),
+            segment_size: options.segment_size_bytes.min(segments.segment_size()),
+            segments: Arc::new(segments),
             nodes: Arc::new(NodeCache::new(Budget::node_cache_bytes(options.memory_bytes))),
             budget,
             anchors,
@@ -127,7 +131,7 @@ impl Pool {
         let context = LogContext {
             disk,
             pool: self.options.pool_uuid,
-            segment_size: self.options.segment_size_bytes,
+            segment_size: self.segment_size,
             segments: self.segments.clone(),
             anchor: anchor.clone(),
         };
@@ -144,6 +148,7 @@ impl Pool {
             checkpointing: Mutex::new(()),
             sealing: Mutex::new(()),
             checkpointed_bytes: AtomicU64::new(0),
+            trimmed_blocks: AtomicU64::new(0),
             usage: Mutex::new(recovered.usage),
             is_closed: AtomicBool::new(false),
             counters: Counters::default(),

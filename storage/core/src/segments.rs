@@ -12,11 +12,11 @@ use quick_cache::sync::Cache;
 
 use crate::error::{Error, Result};
 use crate::storage::{Drive, File, Space};
-use crate::units::{DiskId, SegmentId};
+use crate::units::{DiskId, SEGMENT_SIZE_BYTES_MAX, SegmentId};
 
 /// Open files kept; a server raises its descriptor limit well above this.
 const OPEN_FILES_MAX: usize = 768;
-/// Data stops this far before a drive is full, so that trims, checkpoints and deletions still work.
+/// Data stops this far before a drive is full, so that trims, checkpoints and cleaning still work.
 const RESERVE_BYTES: std::ops::RangeInclusive<u64> = (8 << 20)..=(512 << 20);
 /// How many bytes may be appended on one look at the file system's free space.
 const CREDIT_BYTES_MAX: u64 = 8 << 20;
@@ -71,7 +71,7 @@ fn parse_hex(name: &str, suffix: &str) -> Option<u32> {
 
 /// Bytes of a drive that data may not use.
 fn reserve_of(space: &Space) -> u64 {
-    (space.total_bytes / 50).clamp(*RESERVE_BYTES.start(), *RESERVE_BYTES.end())
+    (space.total_bytes / 32).clamp(*RESERVE_BYTES.start(), *RESERVE_BYTES.end())
 }
 
 impl Segments {
@@ -226,6 +226,19 @@ impl Segments {
             sum.total_bytes += space.total_bytes;
         }
         Ok(sum)
+    }
+
+    /// Bytes kept in reserve on the drive that keeps fewest.
+    pub fn reserve_bytes(&self) -> u64 {
+        let spaces = self.drives.values().filter_map(|at| at.drive.space().ok());
+        spaces.map(|space| reserve_of(&space)).min().unwrap_or(0)
+    }
+
+    /// The segment size that suits the drives: small ones get small segments, or a handful would fill them.
+    pub fn segment_size(&self) -> usize {
+        let spaces = self.drives.values().filter_map(|at| at.drive.space().ok());
+        let smallest = spaces.map(|space| space.total_bytes).min().unwrap_or(u64::MAX);
+        (smallest / 64).clamp(1 << 20, SEGMENT_SIZE_BYTES_MAX as u64) as usize
     }
 
     fn roomiest(&self, bytes: u64, is_metadata: bool) -> Result<u32> {

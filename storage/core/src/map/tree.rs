@@ -74,6 +74,27 @@ impl TreeRoot {
         Ok(())
     }
 
+    /// Where the tree's node of `level` that starts at `first_block` lies; a hole if there is none.
+    pub fn node_at(
+        &self,
+        store: &dyn NodeStore,
+        level: u8,
+        first_block: BlockIndex,
+    ) -> Result<Location> {
+        if first_block >= tree_span(self.levels) || level >= self.levels {
+            return Ok(Location::HOLE);
+        }
+        let mut at = self.location;
+        for above in (level + 1..self.levels).rev() {
+            if at.is_hole() {
+                break;
+            }
+            let node = store.load(at, above, first_block & !(node_span(above) - 1))?;
+            at = node[entry_of(first_block, above)];
+        }
+        Ok(at)
+    }
+
     /// The leaf that covers `block`.
     fn leaf(&self, store: &dyn NodeStore, block: BlockIndex) -> Result<Option<Arc<Node>>> {
         if block >= tree_span(self.levels) {
