@@ -170,6 +170,14 @@ class PoolNotFound(StorageError):
 
 
 @dataclass(eq=False)
+class PoolNotNamed(StorageError):
+    """The command needs a pool and was not told which."""
+
+    PROBLEM = "no pool was named"
+    NEXT_STEP = "give --pool DIR, set NEARSTONE_POOL, or write pool in the configuration file"
+
+
+@dataclass(eq=False)
 class PoolExists(StorageError):
     """`pool init` on a folder that is a pool already."""
 
@@ -438,6 +446,7 @@ FACES: Final[Mapping[type[StorageError], Face]] = {
     StorageIO: _BROKEN,
     PoolBusy: Face(errnos.ESHUTDOWN, faces.BECOMING_READY, 409, EXIT_REFUSED),
     PoolNotFound: _ABSENT,
+    PoolNotNamed: _REFUSED,
     PoolExists: _CONFLICT,
     PoolFolderUnusable: _ABSENT,
     CatalogDamaged: _BROKEN,

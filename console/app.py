@@ -1,0 +1,140 @@
+"""The command ``nearstone``: its root, and how every way of ending it looks to the caller.
+
+Exit statuses: 0 done · 1 a check found something, or a fault of ours · 2 refused, nothing changed ·
+3 failed while it was carried out · 130 interrupted with Ctrl-C · 143 ended by SIGTERM.
+"""
+
+import importlib.metadata
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final, NoReturn
+
+import typer
+from typer.exceptions import Abort, TyperException
+
+from console import attach, disks, files, images, installation, pools, serving
+from console.invocation import Invocation
+from console.output import Output
+from console.prose import EVERYWHERE
+
+EXIT_INTERRUPTED: Final = 130
+EXIT_TERMINATED: Final = 143
+EXIT_PIPE_CLOSED: Final = 141
+
+_SHARED_FLAGS: Final = ("--json", "--debug")
+_SHARED_VALUE: Final = "--pool"
+
+
+def gather_shared_options(arguments: Sequence[str]) -> list[str]:
+    """The arguments, the options that all commands share in front, where the root reads them.
+
+    People write ``disk list --pool DIR`` as readily as ``--pool DIR disk list``. What follows
+    ``--`` stays where it is.
+    """
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    shared: list[str] = []
+    rest: list[str] = []
+    at = 0
+    while at < end:
+        argument = arguments[at]
+        if argument == _SHARED_VALUE and at + 1 < end:
+            shared += [argument, arguments[at + 1]]
+            at += 1
+        elif argument in _SHARED_FLAGS or argument.startswith(f"{_SHARED_VALUE}="):
+            shared.append(argument)
+        else:
+            rest.append(argument)
+        at += 1
+    return [*shared, *rest, *arguments[end:]]
+
+
+app = typer.Typer(
+    name="nearstone",
+    help="Virtual disks on local drives: log-structured, compressed, crash-safe, served over NBD.",
+    epilog=EVERYWHERE,
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(pools.app, name="pool")
+app.add_typer(disks.app, name="disk")
+images.register(disks.app)
+attach.register(disks.app)
+serving.register(app)
+files.register(app)
+installation.register(app)
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(f"nearstone {importlib.metadata.version('nearstone')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    pool: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The pool's folder. Without it: NEARSTONE_POOL, else the configuration file.",
+            show_default=False,
+        ),
+    ] = None,
+    is_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON; sizes are in bytes, keys are stable.")
+    ] = False,
+    is_debug: Annotated[
+        bool, typer.Option("--debug", help="Show where in the program an error came from.")
+    ] = False,
+    is_version_wanted: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Virtual disks on local drives: log-structured, compressed, crash-safe, served over NBD."""
+    ctx.obj = Invocation(pool, is_json)
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM arrived; what the command had begun is undone on the way out."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _TerminatedError
+
+
+def run(arguments: Sequence[str]) -> int:
+    """One command line. Returns: the exit status."""
+    arguments = gather_shared_options(arguments)
+    output = Output(is_json="--json" in arguments)
+    try:
+        signal.signal(signal.SIGTERM, _terminate)
+        status = app(list(arguments), prog_name="nearstone", standalone_mode=False)
+        sys.stdout.flush()
+    except TyperException as exc:
+        context = getattr(exc, "ctx", None)
+        return output.usage(exc.format_message(), context.command_path if context else "nearstone")
+    except (Abort, KeyboardInterrupt):
+        output.note("interrupted")
+        return EXIT_INTERRUPTED
+    except _TerminatedError:
+        return EXIT_TERMINATED
+    except BrokenPipeError:
+        # Whoever read our output has enough; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE_CLOSED
+    except Exception as exc:
+        return output.failure(exc, is_debug="--debug" in arguments)
+    return status if isinstance(status, int) else 0
+
+
+def main() -> NoReturn:
+    """The entry point of the installed script."""
+    sys.exit(run(sys.argv[1:]))
