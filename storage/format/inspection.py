@@ -20,7 +20,7 @@ from storage.format.layout import (
 from storage.format.location import Location, UnverifiedLocation
 from storage.format.pool import CATALOG_FILE, LABEL_FILE, read_catalog, read_label
 from storage.format.record import Kind
-from storage.format.scan import Record, Scan, SegmentFile
+from storage.format.scan import Record, Scan, SegmentFile, find_durable_lsn
 
 _SQLITE_MAGIC: Final = b"SQLite format 3\0"
 Description = dict[str, Any]
@@ -90,7 +90,7 @@ def _describe_segment(path: Path, *, with_records: bool) -> Description:
             "damage": [one.to_dict() for one in damage],
         }
         if not file.is_sealed:
-            description["durable_lsn"] = file.find_durable_lsn()
+            description["durable_lsn"] = find_durable_lsn(str(path), header.disk, header.segment)
         if with_records:
             description["record_list"] = [_describe_record(record) for record in scan.records]
         return description

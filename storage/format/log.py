@@ -14,7 +14,14 @@ from storage.format.anchor import Root
 from storage.format.damage import Damage
 from storage.format.layout import DiskId, Lsn, Place, SegmentId
 from storage.format.location import HOLE, Location, UnverifiedLocation
-from storage.format.scan import Identity, ReadRecord, Record, Scan, SegmentFile
+from storage.format.scan import (
+    Identity,
+    ReadRecord,
+    Record,
+    Scan,
+    SegmentFile,
+    find_durable_lsn,
+)
 
 OPEN_FILES_MAX = 64
 
@@ -179,9 +186,8 @@ class _Replay:
         if self._durable is None:
             durable = Lsn(self._root.replay_lsn - 1)
             for segment in self._candidates:
-                file = self._log.find(segment)
-                if file is not None:
-                    durable = max(durable, file.find_durable_lsn())
+                path = str(self._log.paths[segment])
+                durable = max(durable, find_durable_lsn(path, self._log.disk, segment))
             self._durable = durable
         return self._durable
 

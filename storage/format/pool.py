@@ -114,6 +114,8 @@ class PoolFolder:
         Raises: Damage, also when a drive that holds segments of the disk is missing; OSError.
         """
         anchor_path = self.path / "anchors" / f"{disk:08x}.anchor"
+        if not anchor_path.exists():
+            raise Damage(str(anchor_path), 0, "missing: no such disk, or its anchor is lost")
         anchor = read_anchor(anchor_path, disk)
         if self.pool is not None and anchor.pool != self.pool:
             raise Damage(str(anchor_path), 16, f"the anchor belongs to pool {anchor.pool.hex()}")

@@ -10,6 +10,7 @@ Invariants
 """
 
 import os
+from pathlib import Path
 from typing import NamedTuple, Self
 
 from storage.format.damage import Damage
@@ -183,30 +184,6 @@ class SegmentFile:
             offset, expected = record.end_offset, Lsn(expected + 1)
         return Scan(records, offset, expected, stop)
 
-    def find_durable_lsn(self) -> Lsn:
-        """The highest LSN that a valid MARK in here, or the trailer, says is on stable
-        storage; else 0.
-
-        Looks at every possible place, since behind damage it is unknown where records start.
-        """
-        if self.trailer is not None:
-            return self.trailer.last_lsn
-        durable = Lsn(0)
-        buffer = self.read(0, self.size_bytes)
-        position = buffer.find(RECORD_MAGIC)
-        while position >= 0:
-            if position % RECORD_ALIGN_BYTES == 0:
-                raw = buffer[position : position + RECORD_HEADER.size]
-                unverified = UnverifiedRecordHeader(raw, Place(self.path, position))
-                try:
-                    header = unverified.verify(self.header.segment, self.header.disk)
-                except Damage:
-                    header = None
-                if header is not None and header.shape.kind is Kind.MARK:
-                    durable = max(durable, Lsn(header.shape.block))
-            position = buffer.find(RECORD_MAGIC, position + 1)
-        return durable
-
     def read_record(self, location: Location) -> ReadRecord:
         """The record that a location points at, verified and decompressed. Raises Damage."""
         offset, place = location.offset, Place(self.path, location.offset)
@@ -264,3 +241,30 @@ class SegmentFile:
         ):
             if found != expected:
                 raise Damage(self.path, 0, f"the header says {name} {found}, not {expected}")
+
+
+def find_durable_lsn(path: str, disk: DiskId, segment: SegmentId) -> Lsn:
+    """The highest LSN that the trailer, or a valid MARK in the file, says is durable; else 0.
+
+    Asks nothing else of the file: the evidence counts although the segment's header is damaged.
+    Looks at every possible place, since behind damage it is unknown where records start.
+    """
+    with Path(path).open("rb") as file:
+        buffer = file.read(SEGMENT_SIZE_BYTES_MAX)
+    start = max(len(buffer) - TRAILER.size, 0)
+    try:
+        return UnverifiedTrailer(buffer[start:], Place(path, start)).verify(segment).last_lsn
+    except Damage:
+        durable = Lsn(0)
+    position = buffer.find(RECORD_MAGIC)
+    while position >= 0:
+        if position % RECORD_ALIGN_BYTES == 0:
+            raw = buffer[position : position + RECORD_HEADER.size]
+            try:
+                header = UnverifiedRecordHeader(raw, Place(path, position)).verify(segment, disk)
+                if header.shape.kind is Kind.MARK:
+                    durable = max(durable, Lsn(header.shape.block))
+            except Damage:
+                pass
+        position = buffer.find(RECORD_MAGIC, position + 1)
+    return durable

@@ -100,6 +100,9 @@ class DiskWriter:
         if self.segments and seal and not self.segments[-1].is_sealed:
             self.segments[-1].seal()
         last = self.segments[-1].header if self.segments else None
+        if last is None:
+            root = self.anchor.root
+            self.older, self.anchor = self.anchor, self._anchor_of(seq=root.seq + 1, drives=1)
         header = SegmentHeader(
             disk=self.disk,
             segment=SegmentId(self.pool.allocate_segment()),
@@ -193,7 +196,6 @@ class DiskWriter:
             usage_segment=SegmentId(usage >> 32),
             usage_offset=(usage >> 10 & 0x3FFFFF) * 16,
             mapped_blocks=len(self.locations),
-            drives=1,
             segment_high=self.segments[-1].header.segment,
             flags=FLAG_CLEAN if is_clean else 0,
         )
