@@ -14,9 +14,15 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::disk::Disk;
 use crate::error::{Error, Result};
+use crate::units::{BLOCK_SIZE, NODE_ENTRIES};
 
-/// Log appended since the last checkpoint up to which recovery stays quick.
+/// Log appended since the last checkpoint, and changes in it, up to which recovery stays well under a
+/// second.
 const REPLAY_BYTES_MAX: u64 = 16 << 30;
+const REPLAY_ENTRIES: usize = 2 << 20;
+/// Changes for each leaf of the disk's map below which a checkpoint would write too many nodes for what it
+/// takes in: on a very large disk, recovery may take longer instead.
+const ENTRIES_PER_LEAF: u64 = 16;
 /// Zero-filled segments start this small and double while they are used up within a few seconds.
 const PREPARED_BYTES: std::ops::RangeInclusive<usize> = (4 << 20)..=(64 << 20);
 const PREPARED_GROWS_WITHIN: Duration = Duration::from_secs(10);
@@ -153,14 +159,18 @@ impl Budget {
         self.delta_bytes.fetch_add(grown, Ordering::Relaxed).wrapping_add(grown)
     }
 
-    /// Called after every change of the map with the bytes that the disk's changes take now.
-    pub fn note(&self, disk: &Disk, bytes: usize) {
+    /// Called after every change of the map with the bytes that the disk's changes take now, and how many
+    /// there are since the last checkpoint.
+    pub fn note(&self, disk: &Disk, bytes: usize, entries: usize) {
         let total = self.account(disk, bytes);
         if !self.has_garbage.load(Ordering::Relaxed) {
             self.has_garbage.store(true, Ordering::Relaxed);
         }
         let is_full = total > self.soft_bytes;
-        if disk.bytes_since_checkpoint() > REPLAY_BYTES_MAX || is_full && bytes >= total / 8 {
+        let leaves = disk.size_bytes() / (BLOCK_SIZE * NODE_ENTRIES) as u64;
+        let is_due = entries > REPLAY_ENTRIES && entries as u64 > leaves * ENTRIES_PER_LEAF
+            || disk.bytes_since_checkpoint() > REPLAY_BYTES_MAX;
+        if is_due || is_full && bytes >= total / 8 {
             self.request(disk, Chore::Checkpoint);
         } else if is_full && !self.has_asked_largest.swap(true, Ordering::Relaxed) {
             // Many disks with few changes each.

@@ -73,10 +73,21 @@ impl Disk {
 
     fn checkpoint_as(&self, is_clean: bool) -> Result<()> {
         let _one = self.checkpointing.lock();
-        let old = self.anchor.root();
-        if !self.map.has_changes() && (old.clean || !is_clean) {
+        let mut root = self.anchor.root();
+        if !self.map.has_changes() && (root.clean || !is_clean) {
             return Ok(());
         }
+        if self.map.has_frozen_changes() {
+            // An earlier attempt failed half-way: first what that had cut off, then the rest.
+            root = self.checkpoint_once(&root, false)?;
+        }
+        root = self.checkpoint_once(&root, is_clean)?;
+        self.free_garbage(&root)?;
+        self.request_cleaning();
+        Ok(())
+    }
+
+    fn checkpoint_once(&self, old: &Root, is_clean: bool) -> Result<Root> {
         let appended_bytes = self.log.appended_bytes();
         let (frozen, tree) = {
             let log = self.log.lock();
@@ -94,7 +105,8 @@ impl Disk {
             replay_offset: frozen.replay.offset as u32,
             replay_lsn: frozen.replay.lsn,
             mapped_blocks: old.mapped_blocks.saturating_add_signed(merged.mapped_delta),
-            clean: is_clean,
+            // Changes that came after the cut are not in this root.
+            clean: is_clean && !self.map.has_active_changes(),
             ..Root::default()
         };
         let root = self.commit(next, &changes)?;
@@ -102,9 +114,7 @@ impl Disk {
         self.map.publish_tree(merged.root);
         self.budget.account(self, self.map.delta_bytes());
         self.checkpointed_bytes.store(appended_bytes, Ordering::Relaxed);
-        self.free_garbage(&root)?;
-        self.request_cleaning();
-        Ok(())
+        Ok(root)
     }
 
     /// Steps 3 to 5.

@@ -139,13 +139,14 @@ impl DiskMap {
         self.generation() == origin.generation && layers.active.get(block) == origin.active
     }
 
-    /// Enters appended records. Call under the log's lock. Returns the memory that changes take now.
-    pub fn publish(&self, segment: SegmentId, drafts: &[Draft]) -> usize {
+    /// Enters appended records. Call under the log's lock. Returns the memory that changes take now, and how
+    /// many there are that no checkpoint has cut off yet.
+    pub fn publish(&self, segment: SegmentId, drafts: &[Draft]) -> (usize, usize) {
         let mut layers = self.layers.write();
         for draft in drafts {
             apply(&mut layers.active, &draft.header, segment, draft.offset);
         }
-        layers.delta_bytes()
+        (layers.delta_bytes(), layers.active.entries())
     }
 
     /// Cuts off the changes so far for merging, `replay` being the log's position. If a former merge did
@@ -174,6 +175,16 @@ impl DiskMap {
     pub fn has_changes(&self) -> bool {
         let layers = self.layers.read();
         !layers.active.is_empty() || layers.frozen.is_some()
+    }
+
+    /// Are there changes that no checkpoint has cut off yet?
+    pub fn has_active_changes(&self) -> bool {
+        !self.layers.read().active.is_empty()
+    }
+
+    /// Did a checkpoint cut off changes and not finish?
+    pub fn has_frozen_changes(&self) -> bool {
+        self.layers.read().frozen.is_some()
     }
 
     /// Memory that changes not yet in the tree take.
