@@ -57,7 +57,7 @@ app = typer.Typer(
     epilog=EVERYWHERE,
     no_args_is_help=True,
     add_completion=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -119,8 +119,11 @@ def run(arguments: Sequence[str]) -> int:
         status = app(list(arguments), prog_name="nearstone", standalone_mode=False)
         sys.stdout.flush()
     except TyperException as exc:
+        problem = exc.format_message().replace("Value error, ", "")
         context = getattr(exc, "ctx", None)
-        return output.usage(exc.format_message(), context.command_path if context else "nearstone")
+        if not problem:  # a group without a command: its help has been printed
+            return exc.exit_code
+        return output.usage(problem, context.command_path if context else "nearstone")
     except (Abort, KeyboardInterrupt):
         output.note("interrupted")
         return EXIT_INTERRUPTED

@@ -100,6 +100,12 @@ _RECIPES: Final[Mapping[Target, Callable[[DiskInfo, Path], str]]] = {
 }
 
 
+_CAVEATS: Final[Mapping[Target, str]] = {
+    Target.LIBVIRT: "libvirt 9.0 and older refuse <reconnect>: leave that line out there",
+    Target.NBD_CLIENT: "a mounted /dev/nbd0 does not survive a restart of the server",
+}
+
+
 def register(app: typer.Typer) -> None:
     """Adds the command to `app`."""
     app.command()(attach)
@@ -117,10 +123,12 @@ def attach(
     Nothing is attached by this command itself. The libvirt XML goes into a domain's <devices>, or
     to `virsh attach-device`; change its target if vdb is taken.
 
-    \b
     Examples:
-      nearstone disk attach mail --as qemu
-      nearstone disk attach mail --as libvirt > mail.xml
+
+    ```
+    nearstone disk attach mail --as qemu
+    nearstone disk attach mail --as libvirt > mail.xml
+    ```
     """
     invocation = Invocation.of(ctx)
     with invocation.service() as service:
@@ -130,8 +138,8 @@ def attach(
     text = _RECIPES[target](disk, socket)
     fields = {"name": disk.name, "as": target, "uri": uri(disk.name, socket), "text": text}
     invocation.output.result(fields, text)
-    if target is Target.NBD_CLIENT:
-        invocation.output.note("a mounted /dev/nbd0 does not survive a restart of the server")
+    if target in _CAVEATS:
+        invocation.output.note(_CAVEATS[target])
     if status.server_pid is None:
         pool = shlex.quote(str(invocation.pool))
         invocation.output.note(f"no server runs; start it with: nearstone --pool {pool} serve")

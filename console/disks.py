@@ -1,7 +1,7 @@
 """``nearstone disk``: the disks of a pool. Import, export and attach have their own modules."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -27,16 +27,22 @@ Description = Annotated[
 ]
 
 
-@app.command()
+# Else "-5G" would be taken for an option instead of being refused as a size.
+_TAKES_SIZE: Final = {"ignore_unknown_options": True}
+
+
+@app.command(context_settings=_TAKES_SIZE)
 def create(ctx: typer.Context, name: Name, size: Size, description: Description = "") -> None:
     """Make a disk. It takes no space until something is written to it.
 
     A pool folder that does not exist yet is made, too.
 
-    \b
     Examples:
-      nearstone --pool /srv/nearstone disk create mail 20G
-      nearstone disk create web 1.5T --description "the web server's data"
+
+    ```
+    nearstone --pool /srv/nearstone disk create mail 20G
+    nearstone disk create web 1.5T --description "the web server's data"
+    ```
     """
     invocation = Invocation.of(ctx)
     size_bytes = parse_disk_size(size)
@@ -56,10 +62,12 @@ def list_(ctx: typer.Context) -> None:
 
     STORED is the space that the disk's data takes on the drives.
 
-    \b
     Examples:
-      nearstone --pool /srv/nearstone disk list
-      nearstone --json disk list | jq -r '.[].name'
+
+    ```
+    nearstone --pool /srv/nearstone disk list
+    nearstone --json disk list | jq -r '.[].name'
+    ```
     """
     invocation = Invocation.of(ctx)
     with invocation.service() as service:
@@ -85,9 +93,11 @@ def list_(ctx: typer.Context) -> None:
 def show(ctx: typer.Context, name: Name) -> None:
     """Show everything about one disk.
 
-    \b
     Example:
-      nearstone --pool /srv/nearstone disk show mail
+
+    ```
+    nearstone --pool /srv/nearstone disk show mail
+    ```
     """
     invocation = Invocation.of(ctx)
     with invocation.service() as service:
@@ -114,7 +124,7 @@ def _describe(disk: DiskDetails) -> list[str]:
     return lines
 
 
-@app.command()
+@app.command(context_settings=_TAKES_SIZE)
 def resize(
     ctx: typer.Context,
     name: Name,
@@ -127,10 +137,12 @@ def resize(
 
     Shrinking below the end of the data is refused without --force.
 
-    \b
     Examples:
-      nearstone disk resize mail 40G
-      nearstone disk resize scratch 1G --force
+
+    ```
+    nearstone disk resize mail 40G
+    nearstone disk resize scratch 1G --force
+    ```
     """
     invocation = Invocation.of(ctx)
     size_bytes = parse_disk_size(size)
@@ -151,9 +163,11 @@ def rename(
 ) -> None:
     """Give a disk another name. Clients must use it when they connect again.
 
-    \b
     Example:
-      nearstone disk rename mail mail-old
+
+    ```
+    nearstone disk rename mail mail-old
+    ```
     """
     invocation = Invocation.of(ctx)
     with invocation.service() as service:
@@ -180,9 +194,11 @@ def delete(
 
     Asks first on a terminal; elsewhere --yes is needed.
 
-    \b
     Example:
-      nearstone disk delete scratch --yes
+
+    ```
+    nearstone disk delete scratch --yes
+    ```
     """
     invocation = Invocation.of(ctx)
     with invocation.service() as service:

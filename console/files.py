@@ -36,10 +36,12 @@ def inspect(
 
     Reads the file by itself: no pool is needed, and a server may run. Exit status 1 means damage.
 
-    \b
     Examples:
-      nearstone inspect /srv/nearstone/anchors/00000001.anchor
-      nearstone inspect /srv/nearstone/segments/00000001/00000001.seg --records
+
+    ```
+    nearstone inspect /srv/nearstone/anchors/00000001.anchor
+    nearstone inspect /srv/nearstone/segments/00000001/00000001.seg --records
+    ```
     """
     invocation = Invocation.of(ctx)
     try:

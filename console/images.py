@@ -65,10 +65,12 @@ def import_(
     Holes and zeroes take no space. If it fails or is interrupted, the disk is gone again. For a
     raw image from a stranger give --format raw: its content could pretend to be another format.
 
-    \b
     Examples:
-      nearstone --pool /srv/nearstone disk import mail debian-12.qcow2
-      nearstone disk import web web.img --format raw --size 100G
+
+    ```
+    nearstone --pool /srv/nearstone disk import mail debian-12.qcow2
+    nearstone disk import web web.img --format raw --size 100G
+    ```
     """
     invocation = Invocation.of(ctx)
     pool = invocation.pool
@@ -120,10 +122,12 @@ def export(
     The file appears when it is whole, and is sparse where the disk has holes. Shut a guest that
     uses the disk down first, or the image mixes states of different moments.
 
-    \b
     Examples:
-      nearstone --pool /srv/nearstone disk export mail mail.qcow2
-      nearstone disk export web /backup/web.img --force
+
+    ```
+    nearstone --pool /srv/nearstone disk export mail mail.qcow2
+    nearstone disk export web /backup/web.img --force
+    ```
     """
     invocation = Invocation.of(ctx)
     demand_pool(invocation.pool)

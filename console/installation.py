@@ -19,10 +19,12 @@ def doctor(ctx: typer.Context) -> None:
 
     Exit status 1 means that something is missing that serving needs.
 
-    \b
     Examples:
-      nearstone doctor
-      nearstone --pool /srv/nearstone doctor
+
+    ```
+    nearstone doctor
+    nearstone --pool /srv/nearstone doctor
+    ```
     """
     invocation = Invocation.of(ctx)
     results = run_checks(invocation.pool_or_none)

@@ -24,7 +24,7 @@ def init(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[DIR]", help="An empty folder, or one to be made.", show_default=False
+            metavar="DIR", help="An empty folder, or one to be made.", show_default=False
         ),
     ] = None,
     drives: Annotated[
@@ -40,10 +40,12 @@ def init(
 ) -> None:
     """Make a pool.
 
-    \b
     Examples:
-      nearstone pool init /srv/nearstone
-      nearstone pool init /srv/nearstone --drive /mnt/nvme0 --drive /mnt/nvme1
+
+    ```
+    nearstone pool init /srv/nearstone
+    nearstone pool init /srv/nearstone --drive /mnt/nvme0 --drive /mnt/nvme1
+    ```
     """
     invocation = Invocation.of(ctx)
     pool = folder.expanduser().absolute() if folder else invocation.pool_or_none
@@ -60,9 +62,11 @@ def init(
 def status(ctx: typer.Context) -> None:
     """Show the pool: server, drives, space, and whatever needs attention.
 
-    \b
     Example:
-      nearstone --pool /srv/nearstone pool status
+
+    ```
+    nearstone --pool /srv/nearstone pool status
+    ```
     """
     invocation = Invocation.of(ctx)
     with invocation.service() as service:
@@ -102,9 +106,11 @@ def check(ctx: typer.Context) -> None:
 
     Exit status 1 means that something is damaged.
 
-    \b
     Example:
-      nearstone --pool /srv/nearstone pool check
+
+    ```
+    nearstone --pool /srv/nearstone pool check
+    ```
     """
     invocation = Invocation.of(ctx)
     demand_pool(invocation.pool)

@@ -68,10 +68,12 @@ def serve(
     Prints one line when it is ready. A disk is then nbd+unix:///NAME?socket=DIR/nbd.sock. Disks
     that are made meanwhile can be used at once. A pool folder that does not exist yet is made.
 
-    \b
     Examples:
-      nearstone --pool /srv/nearstone serve
-      nearstone serve --listen 192.0.2.7:10809 --tls-certificates /etc/nearstone/tls
+
+    ```
+    nearstone --pool /srv/nearstone serve
+    nearstone serve --listen 192.0.2.7:10809 --tls-certificates /etc/nearstone/tls
+    ```
     """
     invocation = Invocation.of(ctx)
     options = ServeOptions(

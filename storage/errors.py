@@ -193,7 +193,7 @@ class PoolFolderUnusable(StorageError):
     pool: str
     detail: str
     PROBLEM = "pool folder {pool} cannot be used: {detail}"
-    NEXT_STEP = "check the path and its permissions"
+    NEXT_STEP = "name a pool, or an empty or new folder, that you may read and write"
 
 
 @dataclass(eq=False)

@@ -51,6 +51,7 @@ def init_pool(pool: Path, drives: Sequence[Path]) -> None:
     if len(drives) > DRIVES_MAX:
         raise DriveUnusable(path=str(drives[-1]), detail=f"a pool has at most {DRIVES_MAX} drives")
     is_new = _make_folder(pool)
+    _check_empty(pool)  # before even the lock's file is made in what may be anybody's folder
     try:
         with PoolLock(pool):
             if (pool / CATALOG_FILE).exists():
