@@ -29,7 +29,7 @@ _SIZE_BYTES_MIN = 64 * MIB
 _EPILOG = """\
 examples:
   python -m benchmarks
-      five rounds against what the goals name; about half an hour
+      five rounds against what the goals name; about 40 minutes
   python -m benchmarks --quick
       a few minutes, to see that everything works; no basis for claims
   python -m benchmarks --contenders nearstone,file --workloads write-flush,write-flush-8

@@ -1,8 +1,10 @@
 """The kernel's page cache around a measured run: kept warm, or dropped.
 
-KEEP (default) is how these servers run in practice: backing files are read again before a run that
-reads, because a virtual machine's kernel may have paged out what was idle for a minute. DROP
-empties the cache before every run, so that reads come from the drive.
+KEEP (default) is how these servers run in practice: every disk is read again before a run that
+reads, because a virtual machine's kernel may have paged out what was idle for a minute. It is read
+through its server, which brings in what lives; reading the backing files would fill the cache with
+what a log-structured store has not reclaimed yet. DROP empties the cache before every run, so that
+reads come from the drive.
 """
 
 import os
@@ -11,7 +13,6 @@ from enum import StrEnum
 from pathlib import Path
 
 from benchmarks.errors import PermissionMissing
-from benchmarks.units import MIB
 
 _DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
@@ -37,18 +38,6 @@ def write_back() -> None:
 def drop() -> None:
     """Empty the page cache. Dirty pages stay: call `write_back` first."""
     _DROP_CACHES.write_text("1\n")
-
-
-def read_again(files: Iterable[Path]) -> None:
-    """Read `files` once, so that their pages are in the cache."""
-    buffer = bytearray(MIB)
-    for path in files:
-        try:
-            with path.open("rb", buffering=0) as file:
-                while file.readinto(buffer):
-                    pass
-        except FileNotFoundError:
-            continue  # a store may remove a file between listing and opening
 
 
 def allocated_bytes(files: Iterable[Path]) -> int:

@@ -92,7 +92,7 @@ def check_space(
     if cached > memory_bytes:
         warning = (
             f"the disks of all contenders ({format_size(cached)}) do not fit into memory together "
-            f"({format_size(memory_bytes)} available): backing files are read again before each "
+            f"({format_size(memory_bytes)} available): disks are read again before each "
             "run that reads, but write runs may meet a cold cache"
         )
         return [warning]

@@ -35,7 +35,7 @@ from benchmarks.result import (
 )
 from benchmarks.sample import RATIO_HIGH, RATIO_LOW, take_sample
 from benchmarks.units import format_figure, format_size
-from benchmarks.workload import PREFILL, RANDOM_WRITE, Workload
+from benchmarks.workload import PREFILL, RANDOM_WRITE, READ_AGAIN, Workload
 
 # A server is quiet when all of them together used less than this share of a core in one window.
 _QUIET_SHARE_MAX = 0.05
@@ -45,7 +45,7 @@ _QUIET_TIMEOUT_S = 20.0
 _IDLE_WINDOW_S = 5.0
 # A Unix socket's path has at most 107 bytes; this much comes after the session's folder.
 _FOLDER_LENGTH_MAX = 80
-_PREFILL_SEED = 1
+_PREFILL_SEED, _READ_AGAIN_SEED = 1, 2
 _SUSTAINED_SEEDS = (500, 501)
 
 
@@ -274,8 +274,8 @@ class Session:
         if self._settings.page_cache is PageCache.DROP:
             page_cache.write_back()
             page_cache.drop()
-        elif workload.has_reads:
-            page_cache.read_again(contender.backing_files())
+        elif workload.has_reads and contender.backing_files():
+            self._fio(contender, READ_AGAIN, None, _READ_AGAIN_SEED)
 
     def _settle(self) -> bool:
         """Write back what is dirty and wait until all servers are quiet; say whether they are."""

@@ -61,6 +61,14 @@ PREFILL = Workload(
     (("rw", "write"), ("bs", "128k"), ("iodepth", "16"), ("end_fsync", "1")),
 )
 
+READ_AGAIN = Workload(
+    "read-again",
+    "read the whole disk, so that its data are in the page cache",
+    Access.READ,
+    Headline.BANDWIDTH,
+    (("rw", "read"), ("bs", "1m"), ("iodepth", "8")),
+)
+
 RANDOM_READ = Workload(
     "random-read",
     "4 KiB random read, depth 32",

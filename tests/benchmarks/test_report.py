@@ -1,10 +1,11 @@
+import dataclasses
 import re
 from pathlib import Path
 
 from benchmarks.plot import draw_all
 from benchmarks.report import limits, render, table
 from benchmarks.result import Failure
-from benchmarks.units import MIB
+from benchmarks.units import GIB, MIB
 from benchmarks.workload import RANDOM_READ, WORKLOADS
 from tests.benchmarks.builder import empty_result, full_result, measurement
 
@@ -51,6 +52,17 @@ def test_losses_are_listed_worst_first_and_wins_are_not() -> None:
         (False, True),
     ]
     assert "the qcow2" not in part
+
+
+def test_what_it_stores_and_keeps_in_memory_can_be_lost_too() -> None:
+    result = full_result(rounds=1)
+    own = result.endings["nearstone"]
+    result.endings["nearstone"] = dataclasses.replace(own, stored_bytes=6 * GIB)
+    part = section(render(result), "Where Nearstone does worse")
+    assert "| after all rounds | the file | stored bytes | 3.00 × |" in part
+    assert "server memory" not in part
+    # A disk in memory stores nothing on the drive: nothing to compare.
+    assert "the memory | stored bytes" not in part
 
 
 def test_every_section_is_there() -> None:
