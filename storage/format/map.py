@@ -56,7 +56,7 @@ class Tree:
         """All nodes that cover blocks of start..end, parents before children, in block order.
         Raises Damage.
         """
-        if self._levels:
+        if self._levels and start < 1 << NODE_BITS * self._levels:
             place = Place(f"{self._log.disk:08x}.anchor", 0)
             yield from self._walk_below(
                 self._root_location, self._levels - 1, 0, (start, end), place
@@ -187,22 +187,28 @@ class Map:
         self._starts = [change.start for change in changes]
 
     def list_mapped(self, start: int = 0, end: int = BLOCKS_MAX) -> Iterator[Mapped]:
-        """The mapped blocks of start..end in order. Raises Damage where the tree is damaged."""
-        kept = (m for m in self.tree.list_mapped(start, end) if not self._is_changed(m.block))
-        yield from heapq.merge(
-            kept, self._list_changed(start, end), key=lambda mapped: mapped.block
-        )
+        """The mapped blocks of start..end in order. Raises Damage where the tree is damaged.
 
-    def _is_changed(self, block: int) -> bool:
-        position = bisect.bisect_right(self._starts, block) - 1
-        return position >= 0 and block < self._changes[position].end
-
-    def _list_changed(self, start: int, end: int) -> Iterator[Mapped]:
+        The tree is asked only about what has not changed since: damage behind changes is none.
+        """
+        at = start
         position = max(bisect.bisect_right(self._starts, start) - 1, 0)
         while position < len(self._changes) and self._changes[position].start < end:
             change = self._changes[position]
-            if (location := change.location) is not None:
-                for block in range(max(change.start, start), min(change.end, end)):
-                    index = location.index + block - change.start
-                    yield Mapped(BlockIndex(block), replace(location, index=index))
+            if change.end > at:
+                if change.start > at:
+                    yield from self.tree.list_mapped(at, change.start)
+                    at = change.start
+                stop = min(change.end, end)
+                yield from _list_changed(change, at, stop)
+                at = stop
             position += 1
+        if at < end:
+            yield from self.tree.list_mapped(at, end)
+
+
+def _list_changed(change: Change, start: int, end: int) -> Iterator[Mapped]:
+    if (location := change.location) is not None:
+        for block in range(start, end):
+            index = location.index + block - change.start
+            yield Mapped(BlockIndex(block), replace(location, index=index))

@@ -17,11 +17,9 @@ _NODE: Final = struct.Struct(f"<{NODE_ENTRIES}Q")
 
 
 def encode_node(locations: Sequence[int], codec: Codec) -> bytes:
-    """The stored form of 512 locations."""
+    """The stored form of 512 locations, RAW or LZ4_PLANES."""
     plain = _NODE.pack(*locations)
-    if codec is Codec.RAW:
-        return plain
-    return compress(to_planes(plain) if codec is Codec.LZ4_PLANES else plain)
+    return plain if codec is Codec.RAW else compress(to_planes(plain))
 
 
 class UnverifiedNode(NamedTuple):

@@ -193,7 +193,7 @@ def _is_node_shape(shape: RecordShape) -> bool:
         return False
     if shape.codec is Codec.RAW:
         return shape.stored_len == NODE_SIZE_BYTES
-    return 0 < shape.stored_len <= NODE_SIZE_BYTES
+    return shape.codec is Codec.LZ4_PLANES and 0 < shape.stored_len <= NODE_SIZE_BYTES
 
 
 def _is_usage_shape(shape: RecordShape) -> bool:

@@ -257,7 +257,7 @@ class DiskWriter:
         return (entries[0], level) if entries else (HOLE, 0)
 
     def _append_node(self, level: int, number: int, slots: list[int]) -> int:
-        codec = (Codec.LZ4_PLANES, Codec.LZ4, Codec.RAW)[number % 3]
+        codec = Codec.RAW if number % 3 == 2 else Codec.LZ4_PLANES
         stored = encode_node(slots, codec)
         if len(stored) > NODE_ENTRIES * 8:
             codec, stored = Codec.RAW, encode_node(slots, Codec.RAW)
