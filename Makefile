@@ -35,7 +35,7 @@ RUST_SOURCES := $(wildcard storage/core/Cargo.* storage/core/build.rs) \
 
 # Debian's names. The Rust ones are added only where there is no toolchain: Debian's `rustc` is too old for
 # the core, `rustc-web` is the current one that Debian keeps for building browsers.
-PACKAGES := ca-certificates fio gcc gnutls-bin libc6-dev libnbd-bin nbdkit nbdkit-plugin-python python3 \
+PACKAGES := ca-certificates file fio gcc gnutls-bin libc6-dev libnbd-bin nbdkit nbdkit-plugin-python python3 \
 	python3-dev python3-libnbd python3-venv qemu-utils
 RUST_PACKAGES := cargo-web rustc-web rust-web-clippy rustfmt-web
 

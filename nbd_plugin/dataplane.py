@@ -25,6 +25,9 @@ from storage.errors import BadConfig, ServerNotStarted, ToolMissing
 
 PLUGIN: Final = Path(__file__).with_name("plugin.py")
 
+STOP_SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+"""What tells the launcher to stop."""
+
 # Requests of one connection that are worked on at a time; nbdkit's own default is 16.
 _THREADS: Final = 16
 
@@ -154,11 +157,15 @@ class DataPlane:
             raise BadConfig(source="--listen", detail=f"more than {LISTENERS_MAX} addresses")
         report_fd, write_fd = os.pipe()
         variables = environment()
+        # A signal that reached the child between fork and exec would meet our handler there and
+        # come back to us through the pipe that both share.
+        signals_before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         pid = os.fork()
         if pid == 0:
             _become_nbdkit(
                 arguments, [listener.sock.fileno() for listener in listeners], write_fd, variables
             )
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals_before)
         os.close(write_fd)
         return cls(pid, os.pidfd_open(pid), report_fd)
 
@@ -222,7 +229,6 @@ def _become_nbdkit(
     """In the child: put the descriptors where socket activation wants them, and exec."""
     try:
         os.setsid()
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.chdir("/")
         # Each disk in use has files open; the soft limit is made for programs that use select().
         _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -237,6 +243,9 @@ def _become_nbdkit(
             os.dup2(fd, number)
         variables["LISTEN_PID"] = str(os.getpid())
         variables["LISTEN_FDS"] = str(len(aside))
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.execve(arguments[0], [*arguments, f"report-fd={report_fd}"], variables)
     except BaseException as exc:
         os.write(2, f"nearstone: cannot start {arguments[0]}: {exc}\n".encode())

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nbd_plugin.dataplane import DataPlane, Ending, Tls, command
+from nbd_plugin.dataplane import STOP_SIGNALS, DataPlane, Ending, Tls, command
 from nbd_plugin.listeners import Listener, demand_protection, inherited, listen_tcp, listen_unix
 from storage.catalog import CATALOG_FILE
 from storage.errors import PoolBusy, PoolFolderUnusable, ServerFailed
@@ -36,7 +36,9 @@ from storage.pool import Pool
 
 SOCKET_NAME: Final = "nbd.sock"
 
-_STOP_SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+# Our own signal, before the data plane had opened anything and minded it.
+_ENDED_BEFORE_SERVING: Final = Ending(is_signal=True, status=signal.SIGTERM)
+
 _RESTARTS_MAX: Final = 5
 _RESTARTS_WITHIN_S: Final = 60.0
 
@@ -170,7 +172,7 @@ def _holder(pool: Path) -> int | None:
 def _signal_pipe() -> Iterator[int]:
     """Turn the stop signals into bytes. Yields: the descriptor to read them from."""
     reading_fd, writing_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    before = {number: signal.signal(number, lambda *_: None) for number in _STOP_SIGNALS}
+    before = {number: signal.signal(number, lambda *_: None) for number in STOP_SIGNALS}
     wakeup_before = signal.set_wakeup_fd(writing_fd, warn_on_full_buffer=False)
     try:
         yield reading_fd
@@ -201,7 +203,7 @@ def _supervise(
         )
         is_first = False
         if signals_seen or ending.is_clean:
-            return 0 if ending.is_clean else 1
+            return 0 if ending.is_clean or ending == _ENDED_BEFORE_SERVING else 1
         if not may_restart:
             raise ServerFailed(kind="nbdkit", detail=str(ending))
         if len(starts_s) > _RESTARTS_MAX and time.monotonic() - starts_s[0] < _RESTARTS_WITHIN_S:

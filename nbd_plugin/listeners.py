@@ -88,6 +88,9 @@ def listen_unix(path: Path) -> Listener:
     _remove_stale(path, source)
     sock = socket.socket(socket.AF_UNIX)
     try:
+        # bind gives the file the socket's mode less the umask: whoever may write to it may connect.
+        # The owner may, the group where the umask lets it, others never.
+        os.fchmod(sock.fileno(), 0o660)
         sock.bind(str(path))
         sock.listen(_BACKLOG)
         status = path.lstat()

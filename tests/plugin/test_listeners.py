@@ -2,6 +2,7 @@
 
 import os
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,6 +48,16 @@ def test_the_file_goes_with_its_listener(folder: Path) -> None:
     assert (folder / "s").is_socket()
     listener.close()
     assert not (folder / "s").exists()
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0, 0o660), (0o022, 0o640), (0o077, 0o600)])
+def test_others_may_never_connect(folder: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with closing(listen_unix(folder / "s")):
+            assert stat.S_IMODE((folder / "s").stat().st_mode) == mode
+    finally:
+        os.umask(before)
 
 
 def test_another_ones_file_stays(folder: Path) -> None:
