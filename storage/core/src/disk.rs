@@ -158,9 +158,11 @@ impl Disk {
         while !rest.is_empty() {
             let ragged = (at % BLOCK_SIZE as u64) as usize;
             let (part, next) = rest.split_at(rest.len().min(GROUP_BYTES_MAX - ragged));
-            match self.write_group(at, part) {
+            match self.write_group(at, part, false) {
                 // What was overwritten or trimmed since may make room.
-                Err(Error::NoSpace) if self.budget.reclaim() => self.write_group(at, part)?,
+                Err(Error::NoSpace) if self.budget.reclaim() => {
+                    self.write_group(at, part, false)?
+                }
                 outcome => outcome?,
             }
             at += part.len() as u64;
@@ -169,7 +171,8 @@ impl Disk {
         if fua { self.flush() } else { Ok(()) }
     }
 
-    fn write_group(&self, offset: u64, data: &[u8]) -> Result<()> {
+    /// `is_cut` when a shrinking disk blanks what lies beyond its end.
+    fn write_group(&self, offset: u64, data: &[u8], is_cut: bool) -> Result<()> {
         self.budget.wait_for_room(self)?;
         for attempt in 0.. {
             // Giving up the lock between reading and appending is what makes an attempt fail; the last
@@ -181,7 +184,9 @@ impl Disk {
                 self.fill_batch(batch, offset, data, head.as_ref(), tail.as_ref());
                 let mut log = held.unwrap_or_else(|| self.log.lock());
                 // Again, now that no shrinking can come in between.
-                self.check_range(offset, data.len() as u64)?;
+                if !is_cut {
+                    self.check_range(offset, data.len() as u64)?;
+                }
                 let is_current = |r: &Ragged| self.map.is_unchanged(r.block, r.origin);
                 if !head.iter().chain(&tail).all(is_current) {
                     return Ok(None);
@@ -288,16 +293,17 @@ impl Disk {
     /// Makes `length` bytes from `offset` read as zeros; metadata only, whatever the length.
     pub fn zero(&self, offset: u64, length: u64, fua: bool) -> Result<()> {
         self.check_range(offset, length)?;
-        self.zero_range(offset, offset + length, fua)
+        self.zero_range(offset, offset + length, false)?;
+        if fua { self.flush() } else { Ok(()) }
     }
 
-    fn zero_range(&self, offset: u64, end: u64, fua: bool) -> Result<()> {
+    fn zero_range(&self, offset: u64, end: u64, is_cut: bool) -> Result<()> {
         let block = BLOCK_SIZE as u64;
         let whole = offset.next_multiple_of(block)..end / block * block;
         let zeros = [0; BLOCK_SIZE];
         let head_end = whole.start.min(end);
         if offset < head_end {
-            self.write_group(offset, &zeros[..(head_end - offset) as usize])?;
+            self.write_group(offset, &zeros[..(head_end - offset) as usize], is_cut)?;
         }
         let (mut at, last) = (whole.start / block, whole.end / block);
         while at < last {
@@ -307,9 +313,9 @@ impl Disk {
         }
         let tail_start = whole.end.max(head_end);
         if tail_start < end {
-            self.write_group(tail_start, &zeros[..(end - tail_start) as usize])?;
+            self.write_group(tail_start, &zeros[..(end - tail_start) as usize], is_cut)?;
         }
-        if fua { self.flush() } else { Ok(()) }
+        Ok(())
     }
 
     fn append_hole(&self, block: BlockIndex, count: u32) -> Result<()> {
@@ -404,7 +410,10 @@ impl Disk {
         self.check_open()?;
         let old = self.size_bytes.swap(size_bytes, Ordering::AcqRel);
         if size_bytes < old {
-            self.zero_range(size_bytes, old, true)?;
+            // The last block whole: what a disk of odd size has behind its end is blank too.
+            let end = old.next_multiple_of(BLOCK_SIZE as u64);
+            let cut = self.zero_range(size_bytes, end, true).and_then(|()| self.flush());
+            cut.inspect_err(|_| self.size_bytes.store(old, Ordering::Release))?;
         }
         Ok(())
     }

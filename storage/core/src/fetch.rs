@@ -197,8 +197,13 @@ impl Fetcher {
         Ok(node)
     }
 
-    /// The verified payload of a record that is neither DATA nor NODE.
-    pub fn metadata(&self, id: SegmentId, offset: usize, kind: Kind) -> Result<Vec<u8>> {
+    /// The verified header and payload of a record that is neither DATA nor NODE.
+    pub fn metadata(
+        &self,
+        id: SegmentId,
+        offset: usize,
+        kind: Kind,
+    ) -> Result<(RecordHeader, Vec<u8>)> {
         let segment = self.segments.get(id, self.disk)?;
         let place = |e| Error::io(format!("segment {:08x}", id.0), e);
         let damage = || Error::corrupt(self.disk, id, offset, "a metadata record is damaged");
@@ -211,7 +216,7 @@ impl Fetcher {
         let is_valid = header.kind == kind
             && header.disk == self.disk
             && header.payload_matches(&payload[..got]);
-        if is_valid { Ok(payload) } else { Err(damage()) }
+        if is_valid { Ok((header, payload)) } else { Err(damage()) }
     }
 
     /// Asks the kernel to bring the extents at `locations` into the page cache.

@@ -62,12 +62,14 @@ pub fn recover(root: &Root, pool: [u8; 16], fetcher: &Fetcher) -> Result<Recover
         return Err(Error::DriveMissing { disk, drive });
     }
     let found = find(root, pool, fetcher)?;
+    let (usage, usage_lsn) = load_usage(root, fetcher)?;
     let mut walk = Walk {
         disk,
         root,
-        durable: found.durable,
+        // The log was flushed behind the usage table before the root became durable.
+        durable: found.durable.max(usage_lsn),
         delta: Delta::new(),
-        usage: load_usage(root, fetcher)?,
+        usage,
         next_lsn: root.replay_lsn,
         group: Vec::new(),
         retired: Vec::new(),
@@ -118,15 +120,15 @@ fn find(root: &Root, pool: [u8; 16], fetcher: &Fetcher) -> Result<Found> {
     Ok(found)
 }
 
-fn load_usage(root: &Root, fetcher: &Fetcher) -> Result<UsageTable> {
+/// The usage table as of the root, and the LSN of its record.
+fn load_usage(root: &Root, fetcher: &Fetcher) -> Result<(UsageTable, Lsn)> {
     let (id, offset) = (root.usage_segment, root.usage_offset as usize);
     if id.is_none() {
-        return Ok(UsageTable::default());
+        return Ok((UsageTable::default(), 0));
     }
-    fetcher.metadata(id, offset, Kind::Usage).and_then(|payload| {
-        let damage = || Error::corrupt(fetcher.disk, id, offset, "the usage table is nonsense");
-        UsageTable::decode(&payload).ok_or_else(damage)
-    })
+    let (header, payload) = fetcher.metadata(id, offset, Kind::Usage)?;
+    let damage = || Error::corrupt(fetcher.disk, id, offset, "the usage table is nonsense");
+    Ok((UsageTable::decode(&payload).ok_or_else(damage)?, header.lsn))
 }
 
 struct Walk<'a> {
@@ -229,13 +231,13 @@ impl Walk<'_> {
 
     /// One record; the map learns it when its group is whole.
     fn take(&mut self, segment: &Segment, header: RecordHeader, offset: usize) {
-        self.usage.replayed(segment.id, &header);
         self.next_lsn += 1;
         self.group.push((header, offset));
         if header.continues {
             return;
         }
         for (header, offset) in self.group.drain(..) {
+            self.usage.replayed(segment.id, &header);
             if header.lsn >= self.root.replay_lsn {
                 apply(&mut self.delta, &header, segment.id, offset);
             }

@@ -26,6 +26,9 @@ use image::{Change, Image, Inode, folder_of, punch_out, write_into};
 /// Space is taken and given back in pages of this many bytes.
 const PAGE_LEN: usize = 4096;
 
+/// A test that makes more changes than this has met a loop that never ends, and would eat all memory.
+const CHANGES_MAX: usize = 100_000;
+
 /// A file as the process sees it.
 #[derive(Clone, Default)]
 struct LiveFile {
@@ -195,6 +198,7 @@ impl LiveFile {
 impl State {
     fn record(&mut self, change: Change) {
         if self.is_recording {
+            assert!(self.journal.len() < CHANGES_MAX, "something writes without end");
             self.journal.push(change);
         }
     }
