@@ -40,7 +40,7 @@ PACKAGES := ca-certificates file fio gcc gnutls-bin libc6-dev libnbd-bin nbdkit 
 RUST_PACKAGES := cargo-web rustc-web rust-web-clippy rustfmt-web
 
 .PHONY: help setup doctor build run test check fmt lint types layers bench soak docs clean \
-	system-packages rust-lint rust-test python-test
+	system-packages rust-lint rust-test python-test docs-check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -124,7 +124,7 @@ run: build ## serve POOL (./pool) with a disk of 20G in the foreground, until Ct
 
 # ---------------------------------------------------------------------------------------------------- proving
 
-test: build lint types layers rust-test python-test ## everything that continuous integration runs
+test: build lint types layers docs-check rust-test python-test ## everything that continuous integration runs
 
 check: test ## the same as test
 
@@ -163,7 +163,16 @@ soak: build ## the property, crash and power-loss tests with many more rounds (h
 	NEARSTONE_SOAK=1 $(PYTHON) -m pytest --timeout 0 $(SOAK_ARGS)
 
 docs: build ## write docs/cli.md from the command line's own help
-	$(PYTHON) -m typer console.app utils docs --name nearstone --title "The command line" --output docs/cli.md
+	@$(call WRITE_CLI_PAGE,docs/cli.md)
+
+docs-check: build
+	@$(call WRITE_CLI_PAGE,$(VENV)/cli.md)
+	@diff -u docs/cli.md $(VENV)/cli.md || { echo "docs/cli.md is not what the commands say: run make docs" >&2; exit 1; }
+
+# $(1): the file to write.
+WRITE_CLI_PAGE = $(PYTHON) -m typer console.app utils docs --name nearstone --title "The command line" \
+	--output $(1) > /dev/null && $(PYTHON) -c 'import console.config as c; \
+	print("\n\#\# Settings\n\n" + c.__doc__.strip().replace("::\n", ":\n"))' >> $(1)
 
 clean: ## remove what was built; pools stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
