@@ -149,16 +149,21 @@ fn resealed_trailer(data: &[u8]) -> bool {
 }
 
 fn summary_entries() -> Vec<Vec<u8>> {
-    let entry = |kind, count| SummaryEntry {
+    let entry = |kind, count, stored_len| SummaryEntry {
         block: 1 << 35,
         offset: 128,
         count,
-        stored_len: count * BLOCK_SIZE as u32,
+        stored_len,
         kind,
         codec: Codec::Raw,
         continues: false,
     };
-    let encoded = [entry(Kind::Data, 4), entry(Kind::Hole, 0), entry(Kind::Mark, 0)].map(|e| {
+    let entries = [
+        entry(Kind::Data, 4, 4 * BLOCK_SIZE as u32),
+        entry(Kind::Hole, 3, 0),
+        entry(Kind::Mark, 0, 0),
+    ];
+    let encoded = entries.map(|e| {
         let mut bytes = Vec::new();
         e.encode(&mut bytes);
         bytes
@@ -174,6 +179,7 @@ fn summary_entry(data: &[u8]) -> bool {
     let mut again = Vec::new();
     entry.encode(&mut again);
     assert_eq!(again, bytes, "what is accepted has one encoding");
+    assert!(entry.kind != Kind::Data || (1..=16).contains(&entry.count), "{entry:?}");
     true
 }
 

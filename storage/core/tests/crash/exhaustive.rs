@@ -12,7 +12,7 @@ use _core::storage::recording::image::{Change, Image};
 
 use crate::content::Style;
 use crate::model::Crash;
-use crate::workload::{Op, Shape};
+use crate::workload::{AMPLE, Op, Shape};
 use crate::world::{World, brief};
 
 const BLOCK: u64 = 4096;
@@ -24,6 +24,7 @@ const SHAPE: Shape = Shape {
     drives: 1,
     segment_size_bytes: 16384,
     memory_bytes: 4 << 20,
+    drive_bytes: AMPLE,
 };
 
 /// The alphabet. `stamp` makes each use of a letter write different bytes.

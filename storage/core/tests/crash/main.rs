@@ -5,6 +5,7 @@ mod content;
 mod exhaustive;
 mod faults;
 mod flips;
+mod hostile;
 mod model;
 mod property;
 mod sampled;

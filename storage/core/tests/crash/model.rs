@@ -5,6 +5,7 @@
 //! so many changes follow the bounds of the prefix: at least what was acknowledged (process crash) or
 //! covered by a completed flush (power loss), at most what had begun.
 
+use std::cmp::Reverse;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
@@ -60,10 +61,13 @@ pub struct DiskModel {
     now: Vec<u8>,
 }
 
-/// What a crash has left: the first `steps`, and of those that failed the ones in `revived`.
+/// Failed operations since the last flush that are tried as there and as not there.
+const FAILED_MAX: usize = 6;
+
+/// What a crash has left: the first `steps`, and of those that had failed the ones in `revived`.
 #[derive(Clone, Debug)]
 pub struct Prefix {
-    pub steps: usize,
+    steps: usize,
     revived: Vec<usize>,
 }
 
@@ -109,7 +113,9 @@ impl DiskModel {
     pub fn fail(&mut self, steps: Range<usize>, changes: usize, found: &[u8]) {
         for at in steps.clone() {
             if self.now[..found.len()] == *found {
-                self.steps[at..steps.end].iter_mut().for_each(|step| step.is_failed = true);
+                for step in &mut self.steps[at..steps.end] {
+                    (step.end, step.is_failed) = (changes, true);
+                }
                 return;
             }
             self.acknowledge(at..at + 1, changes);
@@ -124,11 +130,11 @@ impl DiskModel {
 
     /// How many steps must and may have survived a crash after so many changes.
     pub fn bounds(&self, changes: usize, crash: Crash) -> RangeInclusive<usize> {
-        let begun = self.steps.iter().take_while(|s| s.begin < changes || s.end == 0).count();
+        let is_begun = |s: &&Step| s.begin < changes || s.end <= changes;
+        let begun = self.steps.iter().take_while(is_begun).count();
         let flushes = self.flushes.iter().filter(|(end, _)| *end <= changes);
         let flushed = flushes.map(|(_, steps)| *steps).max().unwrap_or(0);
-        let settled = |s: &Step| s.end <= changes || s.is_failed;
-        let acknowledged = self.steps[..begun].iter().take_while(|s| settled(s)).count();
+        let acknowledged = self.steps[..begun].iter().take_while(|s| s.end <= changes).count();
         let least = match crash {
             Crash::Process => acknowledged.max(flushed),
             Crash::Power => flushed,
@@ -138,22 +144,20 @@ impl DiskModel {
 
     /// The longest prefix within the bounds whose contents begin with `found`.
     ///
-    /// Failed steps may be there or not if they come after the last flush; before it they are not.
+    /// Failed steps may be there or not if they come after the last flush; before it they are not. No
+    /// more of them are taken to be there than it needs.
     pub fn matching(&self, found: &[u8], bounds: RangeInclusive<usize>) -> Option<Prefix> {
         let flushed = self.flushes.iter().map(|f| f.1).filter(|n| *n <= *bounds.start()).max();
         let open = flushed.unwrap_or(0)..*bounds.end();
         let failed: Vec<usize> = open.filter(|i| self.steps[*i].is_failed).collect();
-        let choices = 0..1u32 << failed.len().min(4);
-        let revived = |choice: u32| -> Vec<usize> {
-            let chosen = failed.iter().enumerate().filter(|(i, _)| choice & (1 << i) != 0);
-            chosen.map(|(_, step)| *step).collect()
-        };
+        let choices = 0..1usize << failed.len().min(FAILED_MAX);
         let prefixes = choices.filter_map(|choice| {
-            let revived = revived(choice);
+            let chosen = failed.iter().enumerate().filter(|(i, _)| choice >> i.min(&31) & 1 == 1);
+            let revived: Vec<usize> = chosen.map(|(_, step)| *step).collect();
             let steps = self.longest(found, bounds.clone(), &revived)?;
             Some(Prefix { steps, revived })
         });
-        prefixes.max_by_key(|p| p.steps)
+        prefixes.max_by_key(|p| (p.steps, Reverse(p.revived.len())))
     }
 
     fn longest(
@@ -177,28 +181,26 @@ impl DiskModel {
         best
     }
 
-    /// Goes on after a crash that kept `prefix` and left `found`.
+    /// Goes on after a crash after so many changes that kept `prefix` and left `found`.
     ///
     /// After a power loss everything found is on stable storage and must not be lost again.
-    pub fn survive(&mut self, found: &[u8], prefix: &Prefix, crash: Crash) {
+    pub fn survive(&mut self, found: &[u8], prefix: &Prefix, changes: usize, crash: Crash) {
+        let flushed = *self.bounds(changes, Crash::Power).start();
         let mut now = self.base.clone();
         self.steps.truncate(prefix.steps);
         for (i, step) in self.steps.iter_mut().enumerate() {
-            step.is_failed &= !prefix.revived.contains(&i);
             (step.begin, step.end) = (0, 0);
-            if step.is_failed {
-                // It will not come back: the records behind it are in the log.
-                step.patch = Patch::Zeros { offset: 0, length: 0 };
+            step.is_failed &= !prefix.revived.contains(&i);
+            if !step.is_failed {
+                step.patch.apply(&mut now);
             }
-            step.patch.apply(&mut now);
         }
         now[..found.len()].copy_from_slice(found);
         if crash == Crash::Power {
             *self = DiskModel::holding(now);
             return;
         }
-        let flushed = self.flushes.iter().map(|f| f.1).filter(|n| *n <= prefix.steps).max();
-        self.flushes = vec![(0, flushed.unwrap_or(0))];
+        self.flushes = vec![(0, flushed)];
         self.now = now;
     }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use crate::content::{STYLES, Style};
 use crate::rounds;
-use crate::workload::{Op, Shape};
+use crate::workload::{AMPLE, Op, Shape};
 use crate::world::World;
 
 const CAPACITY: u64 = 40 * 4096 + 1024;
@@ -74,6 +74,7 @@ proptest! {
             drives: 1,
             segment_size_bytes,
             memory_bytes: 4 << 20,
+            drive_bytes: AMPLE,
         };
         let mut world = World::new(shape).expect("a pool");
         for op in &ops {

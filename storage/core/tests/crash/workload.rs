@@ -62,20 +62,34 @@ pub struct Shape {
     pub drives: u32,
     pub segment_size_bytes: usize,
     pub memory_bytes: usize,
+    /// Room on the drive.
+    pub drive_bytes: u64,
 }
+
+/// More room than any test fills.
+pub const AMPLE: u64 = 1 << 40;
+/// What the store keeps of a small drive for metadata, as `segments.rs` has it.
+pub const RESERVE_BYTES: u64 = 8 << 20;
 
 impl Shape {
     /// The shapes that random workloads take in turn.
     pub fn of(rng: &mut Rng) -> Shape {
         let blocks = [4, 16, 64, 700][rng.below(4) as usize];
         let is_large = rng.chance(1, 30);
+        let disks = 1 + rng.below(3);
+        let capacity_bytes = if is_large { 3 << 20 } else { blocks * 4096 - rng.below(2) * 512 };
         Shape {
-            disks: 1 + rng.below(3) as u32,
-            capacity_bytes: if is_large { 3 << 20 } else { blocks * 4096 - rng.below(2) * 512 },
+            disks: disks as u32,
+            capacity_bytes,
             request_bytes_max: if is_large { 5 << 19 } else { 4096 << rng.below(5) },
             drives: 1 + rng.below(2) as u32,
             segment_size_bytes: 16384 << rng.below(4),
             memory_bytes: 4 << 20,
+            drive_bytes: match rng.below(2) {
+                // So little that garbage has to be cleaned away.
+                0 => RESERVE_BYTES + (32 << 10) + disks * capacity_bytes * (4 + rng.below(4)) / 4,
+                _ => AMPLE,
+            },
         }
     }
 

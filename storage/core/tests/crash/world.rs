@@ -82,6 +82,7 @@ impl World {
     /// A pool with one disk a slot, on an empty drive.
     pub fn new(shape: Shape) -> Result<World, Error> {
         let drive = RecordingDrive::default();
+        drive.set_capacity(shape.drive_bytes);
         let pool = Some(open_pool(&shape, &drive)?);
         let mut world = World { shape, drive, pool, disks: Vec::new(), next_id: 1 };
         for slot in 0..shape.disks {
@@ -220,7 +221,12 @@ impl World {
             return self.change(index, Vec::new(), false, |disk| disk.resize(size_bytes));
         }
         let cut = Patch::Zeros { offset: size_bytes, length: old - size_bytes };
-        self.change(index, vec![cut], true, |disk| disk.resize(size_bytes))?;
+        let outcome = self.change(index, vec![cut], true, |disk| disk.resize(size_bytes));
+        if outcome.is_err() {
+            let size = self.disks[index].handle.as_ref().expect("open").size_bytes();
+            assert_eq!(size, old, "a disk that could not be cut has its old size");
+            return outcome;
+        }
         let after = self.drive.changes();
         self.disks[index].sizes.push((after, size_bytes));
         Ok(())
@@ -358,12 +364,13 @@ impl World {
     /// The world after a crash after `changes` changes, that left `image`; this one stays as it is.
     pub fn fork(&self, image: Image, changes: usize, crash: Crash) -> Result<World, String> {
         let drive = RecordingDrive::new(image, true);
+        drive.set_capacity(self.shape.drive_bytes);
         let (pool, remains) = self.recover(&drive, changes, crash)?;
         let mut disks = Vec::new();
         for Remains { index, handle, found, prefix } in remains {
             let disk = &self.disks[index];
             let mut model = disk.model.clone();
-            model.survive(&found, &prefix, crash);
+            model.survive(&found, &prefix, changes, crash);
             disks.push(DiskState {
                 id: disk.id,
                 slot: disk.slot,
