@@ -6,6 +6,7 @@ A damaged file is described as far as it goes; what is wrong stands under "damag
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 from storage.format.anchor import Root, UnverifiedAnchorSlot
 from storage.format.damage import Damage
@@ -75,7 +76,7 @@ def _describe_segment(path: Path, *, with_records: bool) -> Description:
             damage += _compare_with_summary(file, scan)
         damage += [r.payload_damage for r in scan.records if r.payload_damage is not None]
         description: Description = {
-            "pool": header.pool.hex(),
+            "pool": str(UUID(bytes=header.pool)),
             "disk": header.disk,
             "segment": header.segment,
             "previous_segment": header.prev,
@@ -155,7 +156,7 @@ def _describe_anchor(path: Path) -> Description:
             damage += [] if is_unused else [found]
             continue
         newest = max(newest or (-1, 0), (anchor.root.seq, number))
-        pool = anchor.pool.hex()
+        pool = str(UUID(bytes=anchor.pool))
         slots.append({"slot": number, "is_valid": True, "pool": pool} | _describe_root(anchor.root))
     if newest is None:
         damage.append(Damage(str(path), 0, "no valid slot: the disk cannot be opened"))

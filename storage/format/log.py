@@ -184,12 +184,21 @@ class _Replay:
     def _find_durable_lsn(self) -> Lsn:
         """The highest LSN that the root or anything behind it says is on stable storage."""
         if self._durable is None:
-            durable = Lsn(self._root.replay_lsn - 1)
+            durable = max(Lsn(self._root.replay_lsn - 1), self._find_usage_lsn())
             for segment in self._candidates:
                 path = str(self._log.paths[segment])
                 durable = max(durable, find_durable_lsn(path, self._log.disk, segment))
             self._durable = durable
         return self._durable
+
+    def _find_usage_lsn(self) -> Lsn:
+        """The LSN of the root's usage table; 0 if there is none or it cannot be read."""
+        root = self._root
+        file = self._log.find(root.usage_segment) if root.usage_segment else None
+        try:
+            return file.read_header(root.usage_offset).lsn if file else Lsn(0)
+        except Damage:
+            return Lsn(0)
 
     def _refuse_lost_records(self, end: LogEnd) -> None:
         """Raises Damage when the record missing at the end was on stable storage: no torn tail."""

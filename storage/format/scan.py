@@ -184,6 +184,13 @@ class SegmentFile:
             offset, expected = record.end_offset, Lsn(expected + 1)
         return Scan(records, offset, expected, stop)
 
+    def read_header(self, offset: int) -> RecordHeader:
+        """The verified header of the record at `offset`. Raises Damage."""
+        unverified = UnverifiedRecordHeader(
+            self.read(offset, RECORD_HEADER.size), Place(self.path, offset)
+        )
+        return unverified.verify(self.header.segment, self.header.disk)
+
     def read_record(self, location: Location) -> ReadRecord:
         """The record that a location points at, verified and decompressed. Raises Damage."""
         offset, place = location.offset, Place(self.path, location.offset)

@@ -116,6 +116,30 @@ def test_a_damaged_payload_that_was_durable_is_mapped_and_unreadable(
             opened.read(4096 + 100, 1)
 
 
+def test_the_usage_table_is_evidence_for_what_lies_before_it(
+    pool: PoolWriter, disk: DiskWriter
+) -> None:
+    """As if the write had come while the checkpoint was being made, and its MARK were lost."""
+    disk.write(0, make_blocks(3, 1))
+    disk.write(1, make_blocks(1, 2, is_random=True))
+    damaged = disk.segments[0].entries[-1].offset
+    disk.checkpoint()
+    root = disk.anchor.root._replace(replay_offset=damaged, replay_lsn=Lsn(2))
+    disk.anchor = disk.anchor._replace(root=root)
+    mark = disk.segments[0].entries.pop()
+    del disk.segments[0].content[mark.offset :]
+    damage_payload(disk.segments[0].content, damaged)
+    with open_disk(pool) as opened:
+        assert opened.log_end.next_lsn == mark_lsn(disk)
+        assert opened.read(0, 4096) == disk.model[0]
+        with pytest.raises(Damage, match="payload of DATA"):
+            opened.read(4096, 4096)
+
+
+def mark_lsn(disk: DiskWriter) -> int:
+    return disk.segments[-1].next_lsn
+
+
 def test_a_group_counts_wholly_or_not_at_all(pool: PoolWriter, disk: DiskWriter) -> None:
     disk.write(0, make_blocks(1, 1))
     before, whole_end = dict(disk.model), len(disk.active.content)
@@ -253,6 +277,35 @@ def test_a_missing_drive_closes_the_disks_that_need_it(tmp_path: Path) -> None:
     assert folder.missing_drives == [0]
     with pytest.raises(Damage, match="drive 0 of this disk is missing"):
         folder.open_disk(DiskId(1))
+
+
+def test_a_pool_on_another_drive(tmp_path: Path) -> None:
+    drive = tmp_path / "drive"
+    pool = PoolWriter(tmp_path / "pool", drive)
+    disk = pool.add_disk(1)
+    disk.write(0, make_blocks(2, 1))
+    disk.close()
+    pool.save()
+    assert not (pool.path / "segments").exists()
+    with PoolFolder.open(pool.path).open_disk(DiskId(1)) as opened:
+        assert opened.read(0, 4096) == disk.model[0]
+    moved = drive.rename(tmp_path / "moved")
+    with pytest.raises(Damage, match="drive 0 of this disk is missing"):
+        PoolFolder.open(pool.path).open_disk(DiskId(1))
+    with PoolFolder.open(pool.path, [moved]).open_disk(DiskId(1)) as opened:
+        assert opened.read(0, 4096) == disk.model[0]
+
+
+def test_the_same_segment_twice_is_a_problem(pool: PoolWriter, disk: DiskWriter) -> None:
+    disk.write(0, make_blocks(2, 1))
+    pool.save()
+    twin = pool.path / "segments" / "00000002"
+    twin.mkdir()
+    segment = pool.path / "segments" / "00000001" / "00000001.seg"
+    (twin / "00000001.seg").write_bytes(segment.read_bytes())
+    folder = PoolFolder.open(pool.path)
+    folder.list_segments()
+    assert [problem.file for problem in folder.problems] == [str(twin / "00000001.seg")]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)

@@ -280,11 +280,11 @@ class DiskWriter:
 
 
 class PoolWriter:
-    """A pool with one drive, the pool's own folder."""
+    """A pool with one drive, the pool's own folder unless another is given."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, drive: Path | None = None) -> None:
         self.path = path
-        self.drive = path
+        self.drive = drive or path
         self.uuid = POOL_UUID
         self.disks: dict[int, tuple[DiskWriter, str, int]] = {}
         self._last_segment = 0
@@ -301,9 +301,9 @@ class PoolWriter:
     def save(self) -> None:
         """Writes everything."""
         self.path.mkdir(exist_ok=True)
-        (self.path / "segments").mkdir(exist_ok=True)
+        (self.drive / "segments").mkdir(parents=True, exist_ok=True)
         label = {"format": 1, "pool": str(self.uuid), "drive": str(DRIVE_UUID), "index": 0}
-        (self.path / "nearstone-drive").write_text(json.dumps(label) + "\n")
+        (self.drive / "nearstone-drive").write_text(json.dumps(label) + "\n")
         for writer, _, _ in self.disks.values():
             writer.save()
         self._save_catalog()
@@ -319,7 +319,8 @@ class PoolWriter:
             " (id INTEGER PRIMARY KEY, name TEXT, size_bytes INTEGER, state TEXT)"
         )
         connection.execute("INSERT INTO pool VALUES (1, ?, 0)", (self.uuid.bytes,))
-        connection.execute("INSERT INTO drives VALUES (0, ?, '.')", (DRIVE_UUID.bytes,))
+        drive = "." if self.drive == self.path else str(self.drive)
+        connection.execute("INSERT INTO drives VALUES (0, ?, ?)", (DRIVE_UUID.bytes, drive))
         for disk, (_, name, size_bytes) in self.disks.items():
             connection.execute(
                 "INSERT INTO disks VALUES (?, ?, ?, 'ready')", (disk, name, size_bytes)
