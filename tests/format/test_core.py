@@ -17,6 +17,8 @@ from storage.format.damage import Damage
 from storage.format.disk import OfflineDisk
 from storage.format.layout import BLOCK_SIZE_BYTES, SEGMENT_SIZE_BYTES_MAX, DiskId
 from storage.format.pool import PoolFolder
+from storage.format.record import Kind
+from storage.format.scan import SegmentFile
 from tests.format.writer import PoolWriter
 
 pytest.importorskip(
@@ -247,6 +249,32 @@ def test_what_the_core_refuses_the_second_reader_refuses(folder: Path) -> None:
         victim.write_bytes(content)
         assert_both_agree(copy)
         shutil.rmtree(copy)
+
+
+def test_a_damaged_node_behind_a_lost_mark_is_no_torn_tail(folder: Path, tmp_path: Path) -> None:
+    """Taken for one, the cut would remove the tree itself (found in review; ADR 0002)."""
+    pool = open_pool(folder)
+    disk = pool.open_disk(DISK, DISK_SIZE_BYTES)
+    disk.write(0, b"x" * (2000 * BLOCK_SIZE_BYTES))
+    disk.checkpoint()
+    killed = tmp_path / "killed"
+    shutil.copytree(folder, killed)
+    pool.close()
+    (segment,) = killed.rglob("*.seg")
+    with SegmentFile.open(str(segment)) as file:
+        records = file.scan().records
+    node = next(record for record in records if record.shape.kind is Kind.NODE)
+    assert records[-1].shape.kind is Kind.MARK
+    content = bytearray(segment.read_bytes()[: records[-1].offset])
+    content[node.offset + 20] ^= 1
+    segment.write_bytes(content)
+    with pytest.raises(Damage, match="was on stable storage"):
+        open_offline(killed)
+    pool = open_pool(killed)
+    with pytest.raises(errors.Corrupt):
+        pool.open_disk(DISK, DISK_SIZE_BYTES)
+    pool.close()
+    assert segment.read_bytes() == content
 
 
 def assert_both_agree(folder: Path) -> None:
