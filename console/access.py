@@ -13,10 +13,10 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from nbd_plugin.launcher import SOCKET_NAME, private_server
-from storage.catalog import CATALOG_FILE
 from storage.control import CONTROL_SOCKET, ControlClient
 from storage.errors import PoolBusy, PoolNotFound, ServerUnreachable
 from storage.pool import MEMORY_BYTES_DEFAULT, Pool
+from storage.pool_init import is_pool
 from storage.service import PoolService, PoolStatus
 
 _PATIENCE_S: Final = 3.0
@@ -33,7 +33,7 @@ class DataPlane:
 
 def demand_pool(pool: Path) -> None:
     """Raises PoolNotFound unless the folder is a pool."""
-    if not (pool / CATALOG_FILE).exists():
+    if not is_pool(pool):
         raise PoolNotFound(pool=str(pool))
 
 

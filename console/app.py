@@ -115,11 +115,10 @@ def run(arguments: Sequence[str]) -> int:
     arguments = gather_shared_options(arguments)
     output = Output(is_json="--json" in arguments)
     try:
-        signal.signal(signal.SIGTERM, _terminate)
         status = app(list(arguments), prog_name="nearstone", standalone_mode=False)
         sys.stdout.flush()
     except TyperException as exc:
-        problem = exc.format_message().replace("Value error, ", "")
+        problem = " ".join(exc.format_message().replace("Value error, ", "").split())
         context = getattr(exc, "ctx", None)
         if not problem:  # a group without a command: its help has been printed
             return exc.exit_code
@@ -129,8 +128,11 @@ def run(arguments: Sequence[str]) -> int:
         return EXIT_INTERRUPTED
     except _TerminatedError:
         return EXIT_TERMINATED
-    except BrokenPipeError:
-        # Whoever read our output has enough; Python would complain once more at exit.
+    except (BrokenPipeError, SystemExit) as exc:
+        if isinstance(exc, SystemExit) and exc.code != 1:
+            raise  # shell completion has done its work
+        # Whoever read our output has enough (typer turns that into an exit with 1 in between);
+        # Python would complain once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE_CLOSED
     except Exception as exc:
@@ -140,4 +142,5 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """The entry point of the installed script."""
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(sys.argv[1:]))

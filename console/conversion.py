@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from console.output import Report
 from storage.errors import NoSpace, ToolFailed, ToolMissing, UnreadableImage
+from storage.units import SECTOR_SIZE_BYTES
 
 _PROGRESS: Final = re.compile(rb"\(([0-9.]+)/100%\)")
 _KILL_AFTER_S: Final = 10
@@ -43,7 +44,7 @@ def probe_image(path: Path, image_format: ImageFormat | None) -> Image:
         be any file of this machine.
     """
     _check_readable(path)
-    command = [_qemu_img(), "info", "--output=json"]
+    command = [find_qemu_img(), "info", "--output=json"]
     if image_format is not None:
         command += ["-f", image_format]
     # Absolute, since qemu-img takes what stands before a colon for a protocol.
@@ -56,14 +57,28 @@ def probe_image(path: Path, image_format: ImageFormat | None) -> Image:
     if found["format"] not in list(ImageFormat):
         detail = f"its format is {found['format']}, not one of {', '.join(ImageFormat)}"
         raise UnreadableImage(path=str(path), detail=detail)
-    specific = found.get("format-specific", {}).get("data", {})
-    other = found.get("backing-filename") or specific.get("data-file")
+    other = _find_other_file(path, found)
     if other is not None:
         detail = f"it refers to another file, {other}; flatten it first with qemu-img convert"
         raise UnreadableImage(path=str(path), detail=detail)
     if found.get("encrypted"):
         raise UnreadableImage(path=str(path), detail="it is encrypted")
+    if image_format is None and found["format"] == ImageFormat.RAW:
+        _check_looks_raw(path)
     return Image(path.absolute(), ImageFormat(found["format"]), found["virtual-size"])
+
+
+def _find_other_file(path: Path, found: dict[str, Any]) -> str | None:
+    """A file that reading the image would read besides, and that does not lie beside it."""
+    specific = found.get("format-specific", {}).get("data", {})
+    other = found.get("backing-filename") or specific.get("data-file")
+    if other is not None:
+        return str(other)
+    # A vmdk may come in pieces, which then lie in the same folder.
+    for extent in specific.get("extents", ()):
+        if Path(extent["filename"]).absolute().parent != path.absolute().parent:
+            return str(extent["filename"])
+    return None
 
 
 def _check_readable(path: Path) -> None:
@@ -74,6 +89,13 @@ def _check_readable(path: Path) -> None:
         raise UnreadableImage(path=str(path), detail=exc.strerror or str(exc)) from exc
 
 
+def _check_looks_raw(path: Path) -> None:
+    """Refuses what qemu-img calls raw only because any file can be that: a text, an archive."""
+    if path.is_file() and path.stat().st_size % SECTOR_SIZE_BYTES:
+        detail = f"no known format, and no raw disk: not a multiple of {SECTOR_SIZE_BYTES} bytes"
+        raise UnreadableImage(path=str(path), detail=detail)
+
+
 def copy_to_disk(image: Image, uri: str, pool: Path, report: Report) -> None:
     """Copies an image to an export that reads as zeroes and is at least as large.
 
@@ -81,7 +103,7 @@ def copy_to_disk(image: Image, uri: str, pool: Path, report: Report) -> None:
 
     Raises: NoSpace, UnreadableImage (it broke off in the middle), ToolFailed.
     """
-    command = [_qemu_img(), "convert", "-p", "-n", "--target-is-zero", "-W", "-t", "writeback"]
+    command = [find_qemu_img(), "convert", "-p", "-n", "--target-is-zero", "-W", "-t", "writeback"]
     command += ["-f", image.format, "-O", "raw", str(image.path), uri]
     complaint = _run(command, image.path, report)
     if complaint is None:
@@ -95,13 +117,14 @@ def copy_to_disk(image: Image, uri: str, pool: Path, report: Report) -> None:
 
 def copy_from_disk(uri: str, path: Path, image_format: ImageFormat, report: Report) -> None:
     """Copies an export to a new image file. Raises: ToolFailed."""
-    command = [_qemu_img(), "convert", "-p", "-t", "writeback", "-f", "raw", "-O", image_format]
+    command = [find_qemu_img(), "convert", "-p", "-t", "writeback", "-f", "raw", "-O", image_format]
     complaint = _run([*command, uri, str(path.absolute())], path, report)
     if complaint is not None:
         raise ToolFailed(tool="qemu-img", detail=complaint)
 
 
-def _qemu_img() -> str:
+def find_qemu_img() -> str:
+    """The path of qemu-img. Raises: ToolMissing."""
     found = shutil.which("qemu-img")
     if found is None:
         raise ToolMissing(tool="qemu-img", package="qemu-utils")

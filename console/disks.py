@@ -7,9 +7,9 @@ import typer
 
 from console.access import open_service
 from console.invocation import Invocation
-from storage.catalog import CATALOG_FILE
 from storage.errors import NeedsConfirmation
 from storage.pool import Pool, check_description, check_name
+from storage.pool_init import is_pool
 from storage.service import DiskDetails, DiskInfo
 from storage.units import format_size, parse_disk_size
 
@@ -48,7 +48,7 @@ def create(ctx: typer.Context, name: Name, size: Size, description: Description 
     size_bytes = parse_disk_size(size)
     check_name(name)
     check_description(description)
-    if not (invocation.pool / CATALOG_FILE).exists():
+    if not is_pool(invocation.pool):
         Pool.init(invocation.pool)
         invocation.output.note(f"made pool {invocation.pool}")
     with open_service(invocation.pool, invocation.config.memory) as service:

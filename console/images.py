@@ -16,6 +16,8 @@ storage. A crash before leaves that hidden file, which the next export to the sa
 
 import contextlib
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +25,13 @@ import typer
 
 from console.access import demand_pool
 from console.attach import uri
-from console.conversion import ImageFormat, copy_from_disk, copy_to_disk, probe_image
+from console.conversion import (
+    ImageFormat,
+    copy_from_disk,
+    copy_to_disk,
+    find_qemu_img,
+    probe_image,
+)
 from console.disks import Description, Name
 from console.invocation import Invocation
 from storage.drives import sync_folder
@@ -131,19 +139,16 @@ def export(
     """
     invocation = Invocation.of(ctx)
     demand_pool(invocation.pool)
+    find_qemu_img()
     chosen = image_format or _format_of(file)
     _check_target(file, is_forced)
-    partial = file.with_name(f".{file.name}.nearstone-partial")
-    with invocation.data_plane() as data_plane:
+    with _partial_file(file) as partial, invocation.data_plane() as data_plane:
         disk = data_plane.service.show_disk(name)
         if disk.clients:
             invocation.output.note(f"disk {name} is in use: the image may mix different moments")
-        try:
-            with invocation.output.progress(f"exporting {name}") as report:
-                copy_from_disk(uri(name, data_plane.socket), partial, chosen, report)
-            _put_in_place(partial, file, is_forced)
-        finally:
-            partial.unlink(missing_ok=True)
+        with invocation.output.progress(f"exporting {name}") as report:
+            copy_from_disk(uri(name, data_plane.socket), partial, chosen, report)
+        _put_in_place(partial, file, is_forced)
     stored_bytes = file.stat().st_blocks * 512
     fields = {
         "name": name,
@@ -164,17 +169,36 @@ def _format_of(file: Path) -> ImageFormat:
 
 
 def _check_target(file: Path, is_forced: bool) -> None:
-    """Refuses a target that cannot be written, before any work. Raises: TargetExists, -Unusable."""
-    if file.is_dir():
+    """Refuses a target that is taken. Raises: TargetExists, TargetUnusable."""
+    try:
+        mode = file.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise TargetUnusable(path=str(file), detail=exc.strerror or str(exc)) from exc
+    if stat.S_ISDIR(mode):
         raise TargetUnusable(path=str(file), detail="it is a folder")
-    if os.path.lexists(file) and not is_forced:
+    if not is_forced:
         raise TargetExists(path=str(file))
-    if os.path.lexists(file) and not file.is_file():
+    if not stat.S_ISREG(mode):
         raise TargetUnusable(path=str(file), detail="it is not a regular file")
-    if not file.parent.is_dir():
-        raise TargetUnusable(path=str(file), detail=f"there is no folder {file.parent}")
-    if not os.access(file.parent, os.W_OK | os.X_OK):
-        raise TargetUnusable(path=str(file), detail=f"{file.parent} may not be written")
+
+
+@contextlib.contextmanager
+def _partial_file(file: Path) -> Iterator[Path]:
+    """The file to write beside `file`; whatever is there after the block is removed.
+
+    Raises: TargetUnusable when no file can be made there.
+    """
+    partial = file.with_name(f".{file.name}.nearstone-partial")
+    try:
+        partial.write_bytes(b"")
+    except OSError as exc:
+        raise TargetUnusable(path=str(file), detail=exc.strerror or str(exc)) from exc
+    try:
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _put_in_place(partial: Path, file: Path, is_forced: bool) -> None:

@@ -78,7 +78,8 @@ def _describe(found: PoolStatus) -> list[str]:
     if found.server_pid is None:
         server = "none runs"
     else:
-        server = f"process {found.server_pid}, {' and '.join(found.uris)}".removesuffix(", ")
+        uris = " and ".join(uri.replace("{name}", "NAME") for uri in found.uris)
+        server = f"process {found.server_pid}, {uris}"
     sizes = f"{format_size(found.provisioned_bytes)} together"
     lines = [
         f"pool      {found.pool}",

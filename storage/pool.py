@@ -38,13 +38,12 @@ from storage.errors import (
     InvalidRequest,
     NameTaken,
     PoolClosed,
-    PoolFolderUnusable,
     PoolNotFound,
     ShrinkLosesData,
     StorageError,
 )
 from storage.lock import PoolLock
-from storage.pool_init import init_pool
+from storage.pool_init import init_pool, is_pool
 from storage.service import DiskDetails, DiskInfo, DiskState, DriveState, PoolStatus
 from storage.units import MIB, DiskId, UnixSeconds, check_disk_size, format_time
 
@@ -141,12 +140,8 @@ class Pool:
             there is no error: `status` names it, and only the disks that need it fail.
         """
         path = Path(os.path.abspath(path))  # noqa: PTH100  links in the path stay as they were written
-        try:
-            (path / CATALOG_FILE).stat()
-        except (FileNotFoundError, NotADirectoryError):
-            raise PoolNotFound(pool=str(path)) from None
-        except OSError as exc:
-            raise PoolFolderUnusable(pool=str(path), detail=exc.strerror or str(exc)) from exc
+        if not is_pool(path):
+            raise PoolNotFound(pool=str(path))
         if open_core is None:
             # Here and not above, so that a command that only talks to a server loads no core.
             from storage import _core

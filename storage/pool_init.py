@@ -43,10 +43,21 @@ _HARMLESS: Final = frozenset({"lost+found", LOCK_FILE, LABEL_FILE, f"{LABEL_FILE
 _HARMLESS_IF_EMPTY: Final = frozenset({ANCHORS_FOLDER, SEGMENTS_FOLDER})
 
 
+def is_pool(folder: Path) -> bool:
+    """Whether a pool is there. Raises: PoolFolderUnusable when that cannot be found out."""
+    try:
+        (folder / CATALOG_FILE).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as exc:
+        raise PoolFolderUnusable(pool=str(folder), detail=exc.strerror or str(exc)) from exc
+    return True
+
+
 def init_pool(pool: Path, drives: Sequence[Path]) -> None:
     """See `storage.pool.Pool.init`."""
     pool = Path(os.path.abspath(pool))  # noqa: PTH100  links in the path stay as they were written
-    if (pool / CATALOG_FILE).exists():
+    if is_pool(pool):
         raise PoolExists(pool=str(pool))
     if len(drives) > DRIVES_MAX:
         raise DriveUnusable(path=str(drives[-1]), detail=f"a pool has at most {DRIVES_MAX} drives")
@@ -54,7 +65,7 @@ def init_pool(pool: Path, drives: Sequence[Path]) -> None:
     _check_empty(pool)  # before even the lock's file is made in what may be anybody's folder
     try:
         with PoolLock(pool):
-            if (pool / CATALOG_FILE).exists():
+            if is_pool(pool):
                 raise PoolExists(pool=str(pool))
             _check_empty(pool)
             _undo_interrupted(pool)
