@@ -44,6 +44,8 @@ APPLICATION_ID: Final = int.from_bytes(b"NSTN", "big")
 
 RESERVE_FILE: Final = "catalog.reserve"
 _RESERVE_SIZE_BYTES: Final = 1 << 20
+# Enough for one change, the write-ahead log and its index included.
+_RESERVE_PIECE_BYTES: Final = _RESERVE_SIZE_BYTES // 4
 # Checkpointed often, so that the write-ahead log never outgrows the reserve: 64 pages are 256 KiB.
 _WAL_PAGES_MAX: Final = 64
 
@@ -227,20 +229,22 @@ class Catalog:
             return self._with_reserve(lambda: _in_transaction(self._connection, change))
 
     def _with_reserve(self, action: Callable[[], T]) -> T:
-        """Does `action`; when the drive is full, once more in the space of the reserve.
+        """Does `action`; while the drive is full, again and again with a piece of the reserve.
 
-        The reserve is taken back at the next call that finds room for it.
+        The reserve is filled up again by the next call that finds room for it.
         """
-        try:
-            result = action()
-        except sqlite3.OperationalError as exc:
-            if not _is_full(exc) or not self._reserve.exists():
-                raise
-            self._reserve.unlink()
-            return action()
-        if not self._reserve.exists():
-            _preallocate(self._reserve, _RESERVE_SIZE_BYTES)
-        return result
+        has_given = False
+        while True:
+            try:
+                result = action()
+            except sqlite3.OperationalError as exc:
+                if not _is_full(exc) or not _give_piece(self._reserve):
+                    raise
+                has_given = True
+            else:
+                if not has_given:
+                    _fill_up(self._reserve)
+                return result
 
 
 _SELECT_DISK: Final = "SELECT id, name, size_bytes, state, created, description FROM disks"
@@ -306,13 +310,29 @@ def _is_full(exc: sqlite3.Error) -> bool:
     return exc.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 
-def _preallocate(path: Path, size_bytes: int) -> None:
-    """Makes a file that occupies `size_bytes`, or none when there is no room."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _give_piece(reserve: Path) -> bool:
+    """Gives a piece of the reserve back to the drive; returns whether there was one."""
     try:
-        os.posix_fallocate(fd, 0, size_bytes)
+        size_bytes = reserve.stat().st_size
+        os.truncate(reserve, max(0, size_bytes - _RESERVE_PIECE_BYTES))
     except OSError:
-        path.unlink()
+        return False
+    return size_bytes > 0
+
+
+def _fill_up(reserve: Path) -> None:
+    """Lets the reserve have its full size, if the drive has the room; nothing happens if not."""
+    try:
+        fd = os.open(reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return
+    try:
+        size_bytes = os.fstat(fd).st_size
+        if size_bytes < _RESERVE_SIZE_BYTES:
+            try:
+                os.posix_fallocate(fd, 0, _RESERVE_SIZE_BYTES)
+            except OSError:
+                os.ftruncate(fd, size_bytes)
     finally:
         os.close(fd)
 

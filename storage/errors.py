@@ -18,7 +18,7 @@ import dataclasses
 import errno as errnos
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NoReturn
 
 from storage import faces
 from storage.faces import EXIT_FAILED, EXIT_REFUSED, Face
@@ -49,9 +49,6 @@ class StorageError(Exception):
 
     def __str__(self) -> str:
         return f"{self.problem}; {self.next_step}"
-
-
-# raised by the core: storage/core constructs these by name and keyword
 
 
 @dataclass(eq=False)
@@ -147,9 +144,6 @@ class StorageIO(StorageError):
         )
 
 
-# the pool, its drives and its catalog
-
-
 @dataclass(eq=False)
 class PoolBusy(StorageError):
     """Another process holds the pool's lock; `pid` is None when it has not said which."""
@@ -227,9 +221,6 @@ class DriveUnusable(StorageError):
     NEXT_STEP = "give another folder"
 
 
-# disks
-
-
 @dataclass(eq=False)
 class NameTaken(StorageError):
     """A disk of that name exists."""
@@ -291,9 +282,6 @@ class DiskNotReady(StorageError):
     state: str
     PROBLEM = "disk {disk!r} cannot be used now: it is {state}"
     NEXT_STEP = "wait until that has ended"
-
-
-# images and the tools that convert them
 
 
 @dataclass(eq=False)
@@ -376,9 +364,6 @@ class NeedsConfirmation(StorageError):
     NEXT_STEP = "repeat the command with --yes to go ahead"
 
 
-# the control socket
-
-
 @dataclass(eq=False)
 class ServerUnreachable(StorageError):
     """The connection to the server broke: whether the request was carried out is not known."""
@@ -427,7 +412,6 @@ class BadMessage(StorageError):
     NEXT_STEP = "correct the client"
 
 
-# Faces that several leaves share.
 _REFUSED: Final = Face(errnos.EINVAL, faces.INVALID_FIELD, 422, EXIT_REFUSED)
 _CONFLICT: Final = Face(errnos.EINVAL, faces.INVALID_FIELD, 409, EXIT_REFUSED)
 _ABSENT: Final = Face(errnos.EIO, faces.INTERVENE, 503, EXIT_REFUSED)
@@ -497,6 +481,15 @@ def errno_of(exc: BaseException) -> int:
             return errnos.ENOSPC
         return exc.errno if exc.errno in faces.NBD_ERRNOS else errnos.EIO
     return face_of(exc).nbd_errno
+
+
+def raise_leaf(leaf: StorageError) -> NoReturn:
+    """Raises it, here in a Python frame: for the core, whose own exceptions have no traceback.
+
+    nbdkit (1.32) cannot print an exception without one: it leaves a second exception behind, which
+    makes EIO of every errno and crashes a later call (its print_python_traceback).
+    """
+    raise leaf
 
 
 def rebuild(class_name: str, fields: Mapping[str, FieldValue], message: str) -> StorageError:

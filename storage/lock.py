@@ -4,6 +4,7 @@ The lock lives and dies with the open file, so that a killed server leaves none 
 the file is only for messages; it is stale whenever nobody holds the lock.
 """
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -29,8 +30,10 @@ class PoolLock:
             pid = _pid_in(self._fd)
             os.close(self._fd)
             raise PoolBusy(pool=str(pool), pid=pid) from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+        # A full drive has no room for it, and a pool on a full drive must open all the same.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
 
     def release(self) -> None:
         """Lets the next process in; safe to call again."""

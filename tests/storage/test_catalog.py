@@ -17,7 +17,14 @@ from storage.catalog import (
     DriveRow,
     create_catalog,
 )
-from storage.errors import CatalogDamaged, CatalogTooNew, DiskNotFound, NameTaken, PoolClosed
+from storage.errors import (
+    CatalogDamaged,
+    CatalogTooNew,
+    DiskNotFound,
+    NameTaken,
+    NoSpace,
+    PoolClosed,
+)
 from storage.service import DiskState
 from storage.units import MIB, ByteSize, DiskId, DriveIndex, UnixSeconds
 
@@ -145,14 +152,14 @@ def test_every_change_is_flushed(catalog: Catalog) -> None:
 def test_a_full_drive_leaves_room_for_one_more_change(
     catalog: Catalog, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SQLite is told that the drive is full until the reserve has been given up."""
+    """The drive is full until half of the reserve has been given up."""
     catalog.add_disk(row(1, "a"))
     reserve = path.with_name(RESERVE_FILE)
     assert reserve.stat().st_blocks * 512 >= 1 << 20
     real = catalog_module._in_transaction
 
     def full(connection: sqlite3.Connection, change: object) -> object:
-        if reserve.exists():
+        if reserve.stat().st_size > 1 << 19:
             error = sqlite3.OperationalError("database or disk is full")
             error.sqlite_errorcode = sqlite3.SQLITE_FULL
             raise error
@@ -160,10 +167,25 @@ def test_a_full_drive_leaves_room_for_one_more_change(
 
     monkeypatch.setattr(catalog_module, "_in_transaction", full)
     catalog.set_state(DiskId(1), DiskState.DELETING)
-    assert not reserve.exists()
+    assert reserve.stat().st_size == 1 << 19
     monkeypatch.undo()
     catalog.remove_disk(DiskId(1))
-    assert reserve.exists()
+    assert reserve.stat().st_blocks * 512 >= 1 << 20
+
+
+def test_a_drive_that_stays_full(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog.add_disk(row(1, "a"))
+
+    def full(connection: sqlite3.Connection, change: object) -> object:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    monkeypatch.setattr(catalog_module, "_in_transaction", full)
+    with pytest.raises(NoSpace):
+        catalog.set_name(DiskId(1), "b")
+    monkeypatch.undo()
+    assert catalog.disk("a").id == 1
 
 
 def test_the_first_version_stays_readable(tmp_path: Path) -> None:
