@@ -30,7 +30,7 @@ from typing import Final
 from nbd_plugin.dataplane import STOP_SIGNALS, DataPlane, Ending, Tls, command
 from nbd_plugin.listeners import Listener, demand_protection, inherited, listen_tcp, listen_unix
 from storage.catalog import CATALOG_FILE
-from storage.errors import PoolBusy, PoolFolderUnusable, ServerFailed
+from storage.errors import BadConfig, PoolBusy, PoolFolderUnusable, ServerFailed
 from storage.lock import LOCK_FILE, PoolLock
 from storage.pool import Pool
 
@@ -119,8 +119,14 @@ def _prepare(
 
     Returns: nbdkit's command line, the listeners, whether there is TLS.
     """
-    pool = Path(os.path.abspath(options.pool))  # noqa: PTH100  links in the path stay as the operator wrote them
+    pool = Path(os.path.abspath(options.pool))  # noqa: PTH100  links stay as the operator wrote them
+    if handed_over and (options.socket or options.listen):
+        raise BadConfig(
+            source="LISTEN_FDS", detail="--socket and --listen cannot add to its sockets"
+        )
     tls = options.tls()
+    network = [listener.address for listener in handed_over if listener.is_network]
+    demand_protection([*network, *options.listen], tls is not None, options.insecure)
     arguments = command(pool, options.memory_bytes, tls, tls is not None and not options.insecure)
     if not (pool / CATALOG_FILE).exists():
         Pool.init(pool)
@@ -133,7 +139,6 @@ def _prepare(
             for listener in listen_tcp(address):
                 listeners.append(listener)
                 stack.callback(listener.close)
-    demand_protection(listeners, tls is not None, options.insecure)
     arguments += [f"uri={uri}" for uri in _uris(listeners, tls is not None, "{name}")]
     return arguments, listeners, tls is not None
 

@@ -51,13 +51,17 @@ class Listener:
         """Whether clients can arrive without passing the permissions of a file."""
         return self.sock.family != socket.AF_UNIX
 
+    @property
+    def address(self) -> str:
+        """Of a network listener: HOST:PORT."""
+        host, port = self.sock.getsockname()[:2]
+        return f"{f'[{host}]' if ':' in host else host}:{port}"
+
     def uri(self, has_tls: bool, export: str) -> str:
         """How a client names the disk `export` here (NBD URI specification)."""
         if self.path is not None:
             return f"nbd+unix:///{export}?socket={urllib.parse.quote(str(self.path))}"
-        host, port = self.sock.getsockname()[:2]
-        scheme = "nbds" if has_tls else "nbd"
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/{export}"
+        return f"{'nbds' if has_tls else 'nbd'}://{self.address}/{export}"
 
     def close(self) -> None:
         """Close the socket and remove its file, unless that has become another's."""
@@ -199,17 +203,17 @@ def inherited(environment: Mapping[str, str]) -> list[Listener]:
     return listeners
 
 
-def demand_protection(listeners: Sequence[Listener], has_tls: bool, is_insecure: bool) -> None:
-    """Refuse to serve over the network without TLS, unless the operator insists.
+def demand_protection(addresses: Sequence[str], has_tls: bool, is_insecure: bool) -> None:
+    """Refuse to serve on the network without TLS, unless the operator insists.
 
-    Raises: BadConfig
+    Args: addresses: as `listen_tcp` takes them.
+    Raises: BadConfig: so it is, or one of them is not an address.
     """
-    if has_tls or is_insecure:
-        return
-    for listener in listeners:
-        if listener.is_network:
-            host, port = listener.sock.getsockname()[:2]
+    for address in addresses:
+        source = f"--listen {address}"
+        _split(address, source)
+        if not has_tls and not is_insecure:
             raise BadConfig(
-                source=f"--listen {host}:{port}",
+                source=source,
                 detail="give --tls-certificates or --tls-psk (or --insecure, for anyone to use)",
             )

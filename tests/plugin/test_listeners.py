@@ -126,12 +126,14 @@ def test_every_address_gets_the_same_port() -> None:
     assert len(ports) == 1
 
 
-def test_the_network_needs_tls_or_insistence(unix: Listener, loopback: Listener) -> None:
-    demand_protection([unix], has_tls=False, is_insecure=False)
-    demand_protection([unix, loopback], has_tls=True, is_insecure=False)
-    demand_protection([unix, loopback], has_tls=False, is_insecure=True)
+def test_the_network_needs_tls_or_insistence() -> None:
+    demand_protection([], has_tls=False, is_insecure=False)
+    demand_protection(["127.0.0.1:1"], has_tls=True, is_insecure=False)
+    demand_protection(["127.0.0.1:1"], has_tls=False, is_insecure=True)
     with pytest.raises(BadConfig, match="--tls-certificates"):
-        demand_protection([unix, loopback], has_tls=False, is_insecure=False)
+        demand_protection(["127.0.0.1:1"], has_tls=False, is_insecure=False)
+    with pytest.raises(BadConfig, match="HOST:PORT"):
+        demand_protection(["127.0.0.1:x"], has_tls=True, is_insecure=False)
 
 
 def _report_inherited(fds: str, pid: str, give: socket.socket) -> subprocess.CompletedProcess[str]:

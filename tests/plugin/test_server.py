@@ -225,6 +225,22 @@ def test_sockets_handed_over_by_a_service_manager(pool: Path, folder: Path) -> N
         sock.close()
 
 
+def test_sockets_handed_over_are_all_there_is(pool: Path, folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(folder / "given.sock"))
+        sock.listen()
+        shell = f'export LISTEN_PID=$$ LISTEN_FDS=1; exec "$0" "$@" 3<&{sock.fileno()}'
+        refused = subprocess.run(
+            ["bash", "-c", shell, str(NEARSTONE), "--pool", str(pool), "serve", "--socket", "x"],
+            pass_fds=[sock.fileno()],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert refused.returncode == 2
+    assert "LISTEN_FDS" in refused.stderr
+
+
 # ------------------------------------------------------------------------- stop and come back
 
 

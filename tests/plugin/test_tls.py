@@ -158,6 +158,12 @@ def test_unencrypted_only_when_told(pool: Path, port: int) -> None:
         assert client.get_size() == DISK_SIZE_BYTES
 
 
+def test_what_is_refused_makes_no_pool(folder: Path) -> None:
+    for address in ("127.0.0.1:0", "nonsense:port"):
+        assert nearstone(folder / "new", "serve", "--listen", address).returncode == 2
+    assert list(folder.iterdir()) == []
+
+
 def test_missing_files_are_named(pool: Path, certificates: Path, folder: Path) -> None:
     (certificates / "server-key.pem").unlink()
     refused = nearstone(pool, "serve", "--tls-certificates", str(certificates))
