@@ -66,6 +66,15 @@ impl AnchorFile {
         Ok(AnchorFile { file, pool, disk, root: Mutex::new(anchor.root) })
     }
 
+    /// Makes sure that the root read is the durable one: a crash may have left it in the page cache only,
+    /// and a failed sync may have left it there for ever. The next commit overwrites the other slot, so
+    /// this one has to hold first.
+    pub fn settle(&self) -> Result<()> {
+        let root = self.root.lock();
+        let anchor = Anchor { pool: self.pool, root: *root };
+        self.write_slot(&anchor)
+    }
+
     /// Removes the anchor of a disk, durably; a missing one is no error.
     pub fn remove(anchors: &Arc<dyn Drive>, disk: DiskId) -> Result<()> {
         let path = path_of(disk);
@@ -102,11 +111,14 @@ impl AnchorFile {
     fn write(&self, mut root: MutexGuard<'_, Root>, mut next: Root) -> Result<Root> {
         next.seq = root.seq + 1;
         next.drives |= root.drives;
-        let anchor = Anchor { pool: self.pool, root: next };
-        let place = |e| Error::io(path_of(self.disk), e);
-        self.file.write_at(&anchor.encode(), anchor.slot_offset()).map_err(place)?;
-        self.file.sync_data().map_err(place)?;
+        self.write_slot(&Anchor { pool: self.pool, root: next })?;
         *root = next;
         Ok(next)
+    }
+
+    fn write_slot(&self, anchor: &Anchor) -> Result<()> {
+        let place = |e| Error::io(path_of(self.disk), e);
+        self.file.write_at(&anchor.encode(), anchor.slot_offset()).map_err(place)?;
+        self.file.sync_data().map_err(place)
     }
 }

@@ -9,6 +9,8 @@
 //! living is dear as long as they are many. What is allowed is 30 % of the living data, or a quarter of
 //! the free space if that is more.
 
+use std::sync::atomic::Ordering;
+
 use crate::batch::Batch;
 use crate::budget::Chore;
 use crate::disk::Disk;
@@ -29,7 +31,9 @@ impl Disk {
         let free_bytes = self.fetcher.segments.space().map_or(0, |space| space.free_bytes);
         let share =
             free_bytes / BLOCK_SIZE as u64 / 4 / self.budget.open_disks().len().max(1) as u64;
-        total - live.min(total) > share.max(live / 10 * 3)
+        // The last two segments' worth is never worth it: a checkpoint leaves garbage of its own.
+        let least = 2 * (self.log.segment_size() / BLOCK_SIZE) as u64;
+        total - live.min(total) > share.max(live / 10 * 3).max(least)
     }
 
     /// Blocks and nodes in use, and ever appended, in the segments that there are.
@@ -42,12 +46,21 @@ impl Disk {
 
     /// Moves the living out of the segments with least of them, and makes the checkpoint that removes those.
     pub(crate) fn clean(&self) -> Result<()> {
+        let segments_before = self.usage.lock().iter().count();
+        self.may_gain_by_cleaning.store(false, Ordering::Relaxed);
         let mut has_moved = false;
         for id in self.victims() {
             has_moved |= self.empty_segment(id)?;
         }
-        // Where nothing can be moved, trying again at once would go on for ever.
-        if has_moved { self.checkpoint() } else { Ok(()) }
+        if has_moved {
+            self.checkpoint()?;
+        }
+        // Where a pass gains nothing, the next would not either, until something is written.
+        if self.usage.lock().iter().count() < segments_before {
+            self.may_gain_by_cleaning.store(true, Ordering::Relaxed);
+            self.request_cleaning();
+        }
+        Ok(())
     }
 
     fn victims(&self) -> Vec<SegmentId> {
@@ -170,7 +183,7 @@ impl Disk {
 
     /// After a checkpoint: goes on cleaning while there is too much garbage.
     pub(crate) fn request_cleaning(&self) {
-        if self.wants_cleaning() {
+        if self.may_gain_by_cleaning.load(Ordering::Relaxed) && self.wants_cleaning() {
             self.budget.request(self, Chore::Clean);
         }
     }

@@ -1,48 +1,21 @@
-//! A disk: byte addresses in, blocks in the log and the map out.
-//!
-//! Write, step by step, and what a crash after the step leaves:
-//! 1. Cut at block boundaries; the ragged ends are completed with what the disk holds there. Nothing.
-//! 2. Zero detection, compression, checksums, outside every lock. Nothing.
-//! 3. Under the log's lock: are the blocks behind the ragged ends still what step 1 saw? If not, start
-//!    over. So two ragged writes to one block never undo each other, and no block lock is needed.
-//! 4. The batch goes to the kernel with its LSNs. A process crash from here on keeps it; a power loss
-//!    keeps all of it or none.
-//! 5. The map learns it, still under the log's lock. Later reads see it.
-//! 6. FUA: flush. Then the reply.
+//! A disk in service: byte addresses in, blocks of the map and the log out. Writing is in `write`.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::anchor_file::AnchorFile;
-use crate::batch::Batch;
-use crate::budget::{Budget, Chore, DiskChores};
-use crate::codec;
+use crate::budget::{Budget, DiskChores};
 use crate::disk_map::{DiskMap, Origin};
 use crate::error::{Error, Result};
 use crate::fetch::Fetcher;
-use crate::format::Kind;
-use crate::log::{Appended, Log, LogGuard};
-use crate::units::{BLOCK_SIZE, BlockIndex, DiskId, EXTENT_BLOCKS_MAX, GROUP_BYTES_MAX, Location};
+use crate::log::Log;
+use crate::units::{BLOCK_SIZE, BlockIndex, DiskId, Location};
 use crate::usage::UsageTable;
 
-/// Blocks of one extent on the write path. Four: one 16 KiB unit is what a random 4 KiB read still decodes
-/// cheaply; larger extents are for data that has become cold.
-const EXTENT_BLOCKS: usize = 4;
-const _: () = assert!(EXTENT_BLOCKS <= EXTENT_BLOCKS_MAX);
-/// Blocks trimmed that make a checkpoint worthwhile: 64 MiB, what a segment holds.
-const TRIMMED_BLOCKS_MAX: u64 = (64 << 20) / BLOCK_SIZE as u64;
 /// Blocks located at once by long reads.
 const LOCATE_BLOCKS: usize = 256;
-/// A ragged write that lost against others this often goes on under the log's lock.
-const RAGGED_TRIES: usize = 16;
-
-thread_local! {
-    static BATCH: RefCell<Batch> = RefCell::default();
-}
-
 /// Counters since the disk was opened, in bytes.
 #[derive(Default)]
 pub struct Counters {
@@ -69,16 +42,11 @@ pub struct Disk {
     pub(crate) checkpointed_bytes: AtomicU64,
     /// Blocks trimmed since that last asked for a checkpoint.
     pub(crate) trimmed_blocks: AtomicU64,
+    /// Something was changed since a pass of the cleaner that freed nothing.
+    pub(crate) may_gain_by_cleaning: AtomicBool,
     pub(crate) usage: Mutex<UsageTable>,
     pub(crate) is_closed: AtomicBool,
     pub counters: Counters,
-}
-
-/// A block that a ragged request covers only partly, completed with the disk's contents.
-struct Ragged {
-    block: BlockIndex,
-    origin: Origin,
-    data: [u8; BLOCK_SIZE],
 }
 
 impl Disk {
@@ -146,196 +114,6 @@ impl Disk {
                 outcome => return outcome,
             }
         }
-    }
-
-    /// Writes `data` at `offset`; with `fua` it is durable on return.
-    ///
-    /// Requests of up to 1 MiB (counted from a block boundary) survive a power loss wholly or not at all.
-    pub fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<()> {
-        self.check_range(offset, data.len() as u64)?;
-        self.counters.written_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
-        let (mut at, mut rest) = (offset, data);
-        while !rest.is_empty() {
-            let ragged = (at % BLOCK_SIZE as u64) as usize;
-            let (part, next) = rest.split_at(rest.len().min(GROUP_BYTES_MAX - ragged));
-            match self.write_group(at, part, false) {
-                // What was overwritten or trimmed since may make room.
-                Err(Error::NoSpace) if self.budget.reclaim() => {
-                    self.write_group(at, part, false)?
-                }
-                outcome => outcome?,
-            }
-            at += part.len() as u64;
-            rest = next;
-        }
-        if fua { self.flush() } else { Ok(()) }
-    }
-
-    /// `is_cut` when a shrinking disk blanks what lies beyond its end.
-    fn write_group(&self, offset: u64, data: &[u8], is_cut: bool) -> Result<()> {
-        self.budget.wait_for_room(self)?;
-        for attempt in 0.. {
-            // Giving up the lock between reading and appending is what makes an attempt fail; the last
-            // one keeps it.
-            let held = (attempt >= RAGGED_TRIES).then(|| self.log.lock());
-            let (head, tail) = self.ragged_ends(offset, data)?;
-            let appended = BATCH.with_borrow_mut(|batch| {
-                batch.clear();
-                self.fill_batch(batch, offset, data, head.as_ref(), tail.as_ref());
-                let mut log = held.unwrap_or_else(|| self.log.lock());
-                // Again, now that no shrinking can come in between.
-                if !is_cut {
-                    self.check_range(offset, data.len() as u64)?;
-                }
-                let is_current = |r: &Ragged| self.map.is_unchanged(r.block, r.origin);
-                if !head.iter().chain(&tail).all(is_current) {
-                    return Ok(None);
-                }
-                let appended = log.append(batch, false)?;
-                self.publish(batch, &appended, &log);
-                Ok(Some(appended))
-            })?;
-            if let Some(appended) = appended {
-                self.start_writeback(&appended);
-                return Ok(());
-            }
-        }
-        unreachable!("the attempt under the lock succeeds");
-    }
-
-    /// The first and last block of the request, completed, where it covers them only partly.
-    fn ragged_ends(&self, offset: u64, data: &[u8]) -> Result<(Option<Ragged>, Option<Ragged>)> {
-        let end = offset + data.len() as u64;
-        let (first, last) = (offset / BLOCK_SIZE as u64, end / BLOCK_SIZE as u64);
-        let complete = |block: BlockIndex| -> Result<Ragged> {
-            let mut old = [0; BLOCK_SIZE];
-            let origin = self.read_block(block, &mut old)?;
-            let start = block * BLOCK_SIZE as u64;
-            let (from, to) = (offset.max(start), end.min(start + BLOCK_SIZE as u64));
-            old[(from - start) as usize..(to - start) as usize]
-                .copy_from_slice(&data[(from - offset) as usize..(to - offset) as usize]);
-            Ok(Ragged { block, origin, data: old })
-        };
-        let is_head = !offset.is_multiple_of(BLOCK_SIZE as u64);
-        let is_one_block = is_head && first == last;
-        let is_tail = !is_one_block && !end.is_multiple_of(BLOCK_SIZE as u64);
-        let head = is_head.then(|| complete(first)).transpose()?;
-        let tail = is_tail.then(|| complete(last)).transpose()?;
-        Ok((head, tail))
-    }
-
-    fn fill_batch(
-        &self,
-        batch: &mut Batch,
-        offset: u64,
-        data: &[u8],
-        head: Option<&Ragged>,
-        tail: Option<&Ragged>,
-    ) {
-        if let Some(head) = head {
-            self.push_blocks(batch, head.block, &head.data);
-        }
-        let skip = (offset.next_multiple_of(BLOCK_SIZE as u64) - offset) as usize;
-        if skip < data.len() {
-            let whole = (data.len() - skip) / BLOCK_SIZE * BLOCK_SIZE;
-            let first = (offset + skip as u64) / BLOCK_SIZE as u64;
-            self.push_blocks(batch, first, &data[skip..skip + whole]);
-        }
-        if let Some(tail) = tail {
-            self.push_blocks(batch, tail.block, &tail.data);
-        }
-    }
-
-    /// Zero blocks become holes, the others extents of up to `EXTENT_BLOCKS`.
-    fn push_blocks(&self, batch: &mut Batch, mut block: BlockIndex, mut data: &[u8]) {
-        while !data.is_empty() {
-            let is_hole = codec::is_zero(&data[..BLOCK_SIZE]);
-            let limit = if is_hole { usize::MAX } else { EXTENT_BLOCKS };
-            let run = data.chunks_exact(BLOCK_SIZE).take(limit);
-            let blocks = 1 + run.skip(1).take_while(|b| codec::is_zero(b) == is_hole).count();
-            let (run, rest) = data.split_at(blocks * BLOCK_SIZE);
-            if is_hole {
-                batch.push_hole(self.id, block, blocks as u32);
-            } else {
-                batch.push_data(self.id, block, run);
-            }
-            block += blocks as u64;
-            data = rest;
-        }
-    }
-
-    /// Enters an appended batch into map and accounts.
-    pub(crate) fn publish(&self, batch: &Batch, appended: &Appended, log: &LogGuard) {
-        let (delta_bytes, entries) = self.map.publish(appended.segment.id, batch.drafts());
-        self.budget.note(self, delta_bytes, entries);
-        self.note_appended(batch, appended, log);
-    }
-
-    /// Enters an appended batch into the accounts; all that metadata needs.
-    pub(crate) fn note_appended(&self, batch: &Batch, appended: &Appended, log: &LogGuard) {
-        self.usage.lock().appended(appended.segment.id, batch.drafts());
-        let data = batch.drafts().iter().filter(|d| d.header.kind == Kind::Data);
-        let stored = data.map(|d| d.header.stored_len as u64).sum();
-        self.counters.stored_bytes.fetch_add(stored, Ordering::Relaxed);
-        if log.has_retired() {
-            self.budget.request(self, Chore::Seal);
-        }
-    }
-
-    fn start_writeback(&self, appended: &Appended) {
-        if self.log.wants_early_writeback() {
-            let from = appended.offset as u64 & !4095;
-            let to = (appended.offset + appended.len) as u64;
-            appended.segment.file.start_writeback(from, to - from);
-        }
-    }
-
-    /// Makes `length` bytes from `offset` read as zeros; metadata only, whatever the length.
-    pub fn zero(&self, offset: u64, length: u64, fua: bool) -> Result<()> {
-        self.check_range(offset, length)?;
-        self.zero_range(offset, offset + length, false)?;
-        if fua { self.flush() } else { Ok(()) }
-    }
-
-    fn zero_range(&self, offset: u64, end: u64, is_cut: bool) -> Result<()> {
-        let block = BLOCK_SIZE as u64;
-        let whole = offset.next_multiple_of(block)..end / block * block;
-        let zeros = [0; BLOCK_SIZE];
-        let head_end = whole.start.min(end);
-        if offset < head_end {
-            self.write_group(offset, &zeros[..(head_end - offset) as usize], is_cut)?;
-        }
-        let (mut at, last) = (whole.start / block, whole.end / block);
-        while at < last {
-            let count = (last - at).min(u32::MAX as u64) as u32;
-            self.append_hole(at, count)?;
-            at += count as u64;
-        }
-        let tail_start = whole.end.max(head_end);
-        if tail_start < end {
-            self.write_group(tail_start, &zeros[..(end - tail_start) as usize], is_cut)?;
-        }
-        Ok(())
-    }
-
-    fn append_hole(&self, block: BlockIndex, count: u32) -> Result<()> {
-        self.budget.wait_for_room(self)?;
-        BATCH.with_borrow_mut(|batch| {
-            batch.clear();
-            batch.push_hole(self.id, block, count);
-            let mut log = self.log.lock();
-            // Metadata: a trim must work when the pool is full, since it is what makes room.
-            let appended = log.append(batch, true)?;
-            self.publish(batch, &appended, &log);
-            Ok(())
-        })?;
-        // Trimmed space comes back with a checkpoint, within seconds rather than whenever one is due.
-        let trimmed = self.trimmed_blocks.fetch_add(u64::from(count), Ordering::Relaxed);
-        if trimmed + u64::from(count) >= TRIMMED_BLOCKS_MAX {
-            self.trimmed_blocks.store(0, Ordering::Relaxed);
-            self.budget.request(self, Chore::Checkpoint);
-        }
-        Ok(())
     }
 
     /// Makes every write answered before the call durable.
@@ -412,7 +190,7 @@ impl Disk {
         if size_bytes < old {
             // The last block whole: what a disk of odd size has behind its end is blank too.
             let end = old.next_multiple_of(BLOCK_SIZE as u64);
-            let cut = self.zero_range(size_bytes, end, true).and_then(|()| self.flush());
+            let cut = self.cut(size_bytes, end).and_then(|()| self.flush());
             cut.inspect_err(|_| self.size_bytes.store(old, Ordering::Release))?;
         }
         Ok(())

@@ -4,7 +4,7 @@
 //! back to do their chores):
 //! `units`, `error`, `codec`, `format` (bytes on disk), `storage` (drives), `segments` (files),
 //! `segment_reader`, `map` (block → location), `batch`, `anchor_file`, `log`, `fetch`, `usage`, `disk_map`,
-//! `recovery`, `disk`, `checkpoint`, `clean`, `budget`, `pool`, `python`.
+//! `recovery`, `disk`, `write`, `checkpoint`, `clean`, `budget`, `pool`, `python`.
 
 mod anchor_file;
 mod batch;
@@ -28,6 +28,7 @@ mod segments;
 pub mod storage;
 pub mod units;
 mod usage;
+mod write;
 
 pub use disk::Disk;
 pub use error::{Error, Result};

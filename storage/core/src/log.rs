@@ -145,6 +145,10 @@ impl Log {
         LogGuard { log: self, state: self.state.lock() }
     }
 
+    pub fn segment_size(&self) -> usize {
+        self.context.segment_size
+    }
+
     /// Bytes appended since the log was opened, headers included.
     pub fn appended_bytes(&self) -> u64 {
         self.appended_bytes.load(Ordering::Relaxed)

@@ -111,6 +111,7 @@ impl Pool {
             return Ok(open.clone());
         }
         let anchor = Arc::new(AnchorFile::open(&self.anchors, self.options.pool_uuid, disk)?);
+        anchor.settle()?;
         let fetcher = Fetcher { disk, segments: self.segments.clone(), nodes: self.nodes.clone() };
         let recovered = recovery::recover(&anchor.root(), self.options.pool_uuid, &fetcher)?;
         let opened = self.assemble(disk, size_bytes, anchor, fetcher, recovered);
@@ -149,6 +150,7 @@ impl Pool {
             sealing: Mutex::new(()),
             checkpointed_bytes: AtomicU64::new(0),
             trimmed_blocks: AtomicU64::new(0),
+            may_gain_by_cleaning: AtomicBool::new(true),
             usage: Mutex::new(recovered.usage),
             is_closed: AtomicBool::new(false),
             counters: Counters::default(),

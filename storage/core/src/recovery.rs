@@ -11,7 +11,10 @@
 //! 4. Durably, before the first append: files beyond the end are removed, the last segment is cut behind
 //!    its last whole group. So recovery that is interrupted and repeated finds the same, and what was cut
 //!    off never comes back between older and newer records.
+//! 5. What lies above the durable mark is written once more, as it is: if a sync failed before the crash,
+//!    the kernel holds these pages as clean, and no later sync would write them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::disk_map::apply;
@@ -73,10 +76,14 @@ pub fn recover(root: &Root, pool: [u8; 16], fetcher: &Fetcher) -> Result<Recover
         next_lsn: root.replay_lsn,
         group: Vec::new(),
         retired: Vec::new(),
+        volatile: Vec::new(),
     };
     let used = walk.follow(&found.log)?;
     let beyond = found.log[used..].iter().map(|c| &c.segment).chain(&found.strays);
     clear_away(&walk, beyond.cloned().collect(), fetcher)?;
+    for (segment, range) in &walk.volatile {
+        write_again(segment, range.clone())?;
+    }
     let last = found.log[..used].last();
     let next = Position {
         log_index: last.map_or(root.replay_log_index, |c| c.header.log_index + 1),
@@ -141,6 +148,8 @@ struct Walk<'a> {
     /// Records of a group whose end has not come yet.
     group: Vec<(RecordHeader, usize)>,
     retired: Vec<Retired>,
+    /// Parts of segments that nothing vouches for the durability of.
+    volatile: Vec<(Arc<Segment>, Range<usize>)>,
 }
 
 impl Walk<'_> {
@@ -197,7 +206,10 @@ impl Walk<'_> {
             Records::Scanned(records) => {
                 let first_lsn = self.next_lsn;
                 let (records_end, summary) = self.replay_scanned(segment, records);
+                let vouched = records.iter().take_while(|r| r.header.lsn <= self.durable);
+                let vouched = vouched.last().map_or(0, |r| r.offset + r.header.stride());
                 let segment = segment.clone();
+                self.volatile.push((segment.clone(), vouched.min(records_end)..records_end));
                 self.retired.push(Retired { segment, records_end, first_lsn, summary });
             }
         }
@@ -263,6 +275,18 @@ fn clear_away(walk: &Walk, beyond: Vec<Arc<Segment>>, fetcher: &Fetcher) -> Resu
             segment.file.set_len(retired.records_end as u64).map_err(place)?;
             segment.file.sync_data().map_err(place)?;
         }
+    }
+    Ok(())
+}
+
+/// Step 5.
+fn write_again(segment: &Segment, range: Range<usize>) -> Result<()> {
+    let place = |e| Error::io(format!("segment {:08x}", segment.id.0), e);
+    let mut bytes = vec![0; range.len().min(1 << 20)];
+    for at in range.clone().step_by(bytes.len().max(1)) {
+        let part = bytes.len().min(range.end - at);
+        let got = segment.file.read_at(&mut bytes[..part], at as u64).map_err(place)?;
+        segment.file.write_at(&bytes[..got], at as u64).map_err(place)?;
     }
     Ok(())
 }

@@ -53,7 +53,7 @@ pub struct Segments {
     missing: Vec<u32>,
     places: RwLock<HashMap<SegmentId, Place>>,
     open: Cache<SegmentId, Arc<Segment>>,
-    next_id: AtomicU32,
+    highest_id: AtomicU32,
 }
 
 fn folder_of(disk: DiskId) -> String {
@@ -102,7 +102,7 @@ impl Segments {
             missing,
             places: RwLock::new(places),
             open: Cache::new(OPEN_FILES_MAX),
-            next_id: AtomicU32::new(high.0 + 1),
+            highest_id: AtomicU32::new(high.0),
         })
     }
 
@@ -130,7 +130,7 @@ impl Segments {
 
     /// The highest segment id given out.
     pub fn highest(&self) -> SegmentId {
-        SegmentId(self.next_id.load(Ordering::Relaxed) - 1)
+        SegmentId(self.highest_id.load(Ordering::Relaxed))
     }
 
     pub fn count(&self) -> usize {
@@ -157,7 +157,10 @@ impl Segments {
     /// durable after `sync_names`.
     pub fn create(&self, disk: DiskId, bytes: usize, is_metadata: bool) -> Result<Arc<Segment>> {
         let index = self.roomiest(bytes as u64, is_metadata)?;
-        let id = SegmentId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let next = |id: u32| id.checked_add(1);
+        let last = self.highest_id.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let exhausted = |_| Error::InvalidRequest("the pool has used up its segment ids".into());
+        let id = SegmentId(last.map_err(exhausted)? + 1);
         let path = path_of(disk, id);
         let file = self.drive(index)?.create(&path).map_err(|e| Error::io(path, e))?;
         let segment = Arc::new(Segment::new(id, index, file));

@@ -17,11 +17,15 @@ pub const GROUP_BYTES_MAX: usize = 1 << 20;
 pub const NODE_ENTRIES: usize = 512;
 /// log2 of [`NODE_ENTRIES`].
 pub const NODE_BITS: u32 = 9;
-/// Largest disk: 256 TiB, what four levels of inner nodes reach and more than ext4 makes.
+/// Most levels of a map's tree.
+pub const LEVELS_MAX: u8 = 4;
+/// Largest disk: 256 TiB, the reach of a tree of four levels.
 pub const DISK_SIZE_BYTES_MAX: u64 = 256 << 40;
 
 const _: () = assert!(SEGMENT_SIZE_BYTES_MAX / ALIGN == 1 << 22);
 const _: () = assert!(1 << NODE_BITS == NODE_ENTRIES);
+const _: () =
+    assert!(DISK_SIZE_BYTES_MAX / BLOCK_SIZE as u64 == 1 << (NODE_BITS * LEVELS_MAX as u32));
 
 /// A block's position in its disk.
 pub type BlockIndex = u64;

@@ -4,7 +4,7 @@
 //! one. The valid slot with the higher sequence number wins.
 
 use super::{FORMAT_VERSION, check64_seeded, get_u16, get_u32, get_u64, put};
-use crate::units::{DiskId, Location, Lsn, SegmentId};
+use crate::units::{DiskId, LEVELS_MAX, Location, Lsn, SegmentId};
 
 pub const ROOT_LEN: usize = 96;
 pub const SLOT_LEN: usize = 4096;
@@ -12,7 +12,6 @@ pub const ANCHOR_LEN: usize = 2 * SLOT_LEN;
 
 const MAGIC: [u8; 8] = *b"NSANCHR1";
 const FLAG_CLEAN: u32 = 1;
-const LEVELS_MAX: u8 = 8;
 
 /// A checkpoint: the map's tree, and where the log must be replayed from to bring it up to date.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

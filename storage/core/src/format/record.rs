@@ -130,7 +130,7 @@ impl RecordHeader {
         payload.len() == self.stored_len as usize && check64(payload) == self.payload_check
     }
 
-    fn has_sane_lengths(&self) -> bool {
+    pub(super) fn has_sane_lengths(&self) -> bool {
         let (count, stored) = (self.count as usize, self.stored_len as usize);
         match self.kind {
             Kind::Data => {

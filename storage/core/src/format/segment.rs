@@ -113,18 +113,20 @@ impl SummaryEntry {
     pub fn decode(bytes: &[u8]) -> Option<SummaryEntry> {
         let kind = Kind::from_u8(bytes[20])?;
         let codec = Codec::from_u8(bytes[21])?;
-        let offset = get_u32(bytes, 8).checked_mul(ALIGN as u32)?;
-        ((offset as usize) < SEGMENT_SIZE_BYTES_MAX && bytes[22] < 2 && bytes[23] == 0).then(|| {
-            SummaryEntry {
-                block: get_u64(bytes, 0),
-                offset,
-                count: get_u32(bytes, 12),
-                stored_len: get_u32(bytes, 16),
-                kind,
-                codec,
-                continues: bytes[22] == 1,
-            }
-        })
+        let entry = SummaryEntry {
+            block: get_u64(bytes, 0),
+            offset: get_u32(bytes, 8).checked_mul(ALIGN as u32)?,
+            count: get_u32(bytes, 12),
+            stored_len: get_u32(bytes, 16),
+            kind,
+            codec,
+            continues: bytes[22] == 1,
+        };
+        let is_sane = (entry.offset as usize) < SEGMENT_SIZE_BYTES_MAX
+            && bytes[22] < 2
+            && bytes[23] == 0
+            && entry.to_header(DiskId(0), 0).has_sane_lengths();
+        is_sane.then_some(entry)
     }
 }
 

@@ -22,4 +22,4 @@ mod model;
 pub use cache::NodeCache;
 pub use delta::Delta;
 pub use merge::{Merged, UsageSink, merge};
-pub use tree::{LEVELS_MAX, NodeStore, TreeRoot};
+pub use tree::{NodeStore, TreeRoot};

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::tree::{LEVELS_MAX, node_span};
+use super::tree::node_span;
 use super::{Delta, NodeStore, TreeRoot, UsageSink, merge};
 use crate::error::{Error, Result};
 use crate::format::node::Node;
-use crate::units::{BlockIndex, DiskId, Location, NODE_ENTRIES, SegmentId};
+use crate::units::{BlockIndex, DiskId, LEVELS_MAX, Location, NODE_ENTRIES, SegmentId};
 
 /// End of the largest disk.
 const BLOCKS_MAX: u64 = 1 << 36;

@@ -14,9 +14,6 @@ use crate::error::Result;
 use crate::format::node::Node;
 use crate::units::{BlockIndex, Location, NODE_BITS, NODE_ENTRIES};
 
-/// Levels that reach every block of the largest disk (2^36 blocks).
-pub const LEVELS_MAX: u8 = 4;
-
 /// A checkpoint's tree; `levels` 0 means that nothing is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct TreeRoot {
