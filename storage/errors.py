@@ -6,8 +6,7 @@ socket, the Rust core (which constructs the classes by name with keyword argumen
 The sentence for people is made from them at the very end: ``PROBLEM`` says which thing has what
 wrong with it, ``NEXT_STEP`` what to do about it.
 
-`FACES` is the one table from leaf to the outside: the errno NBD can carry, SCSI sense, HTTP status,
-exit status of the command line. A test holds it complete.
+`FACES` is the one table from leaf to the outside; a test holds it complete.
 
 Invariants
 - Leaves are dataclasses whose fields are int, str or None, so that they survive JSON.
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, NoReturn
 
 from storage import faces
-from storage.faces import EXIT_FAILED, EXIT_REFUSED, Face
+from storage.faces import Face
 
 FieldValue = int | str | None
 
@@ -139,9 +138,8 @@ class StorageIO(StorageError):
 
     @property
     def problem(self) -> str:
-        return self.PROBLEM.format(
-            where=self.where, errno=self.errno, name=errnos.errorcode.get(self.errno, "unknown")
-        )
+        name = errnos.errorcode.get(self.errno, "unknown")
+        return self.PROBLEM.format(**self.fields(), name=name)
 
 
 @dataclass(eq=False)
@@ -412,23 +410,23 @@ class BadMessage(StorageError):
     NEXT_STEP = "correct the client"
 
 
-_REFUSED: Final = Face(errnos.EINVAL, faces.INVALID_FIELD, 422, EXIT_REFUSED)
-_CONFLICT: Final = Face(errnos.EINVAL, faces.INVALID_FIELD, 409, EXIT_REFUSED)
-_ABSENT: Final = Face(errnos.EIO, faces.INTERVENE, 503, EXIT_REFUSED)
-_BROKEN: Final = Face(errnos.EIO, faces.HARDWARE, 500, EXIT_FAILED)
+_REFUSED: Final = Face(errnos.EINVAL, faces.INVALID_FIELD, 422, faces.EXIT_REFUSED)
+_CONFLICT: Final = Face(errnos.EINVAL, faces.INVALID_FIELD, 409, faces.EXIT_REFUSED)
+_ABSENT: Final = Face(errnos.EIO, faces.INTERVENE, 503, faces.EXIT_REFUSED)
+_BROKEN: Final = Face(errnos.EIO, faces.HARDWARE, 500, faces.EXIT_FAILED)
 
 FACES: Final[Mapping[type[StorageError], Face]] = {
-    InvalidRequest: Face(errnos.EINVAL, faces.INVALID_FIELD, 400, EXIT_REFUSED),
+    InvalidRequest: Face(errnos.EINVAL, faces.INVALID_FIELD, 400, faces.EXIT_REFUSED),
     # EROFS is not among the errnos of NBD; the protocol asks for EPERM.
-    ReadOnly: Face(errnos.EPERM, faces.WRITE_PROTECTED, 403, EXIT_REFUSED),
-    NoSpace: Face(errnos.ENOSPC, faces.NO_SPACE, 507, EXIT_FAILED),
-    Corrupt: Face(errnos.EIO, faces.MEDIUM, 500, EXIT_FAILED),
-    DiskFailed: Face(errnos.EIO, faces.HARDWARE, 503, EXIT_FAILED),
-    DiskNotFound: Face(errnos.ENOENT, faces.NO_UNIT, 404, EXIT_REFUSED),
-    DriveMissing: Face(errnos.EIO, faces.INTERVENE, 503, EXIT_FAILED),
-    PoolClosed: Face(errnos.ESHUTDOWN, faces.BECOMING_READY, 503, EXIT_FAILED),
+    ReadOnly: Face(errnos.EPERM, faces.WRITE_PROTECTED, 403, faces.EXIT_REFUSED),
+    NoSpace: Face(errnos.ENOSPC, faces.NO_SPACE, 507, faces.EXIT_FAILED),
+    Corrupt: Face(errnos.EIO, faces.MEDIUM, 500, faces.EXIT_FAILED),
+    DiskFailed: Face(errnos.EIO, faces.HARDWARE, 503, faces.EXIT_FAILED),
+    DiskNotFound: Face(errnos.ENOENT, faces.NO_UNIT, 404, faces.EXIT_REFUSED),
+    DriveMissing: Face(errnos.EIO, faces.INTERVENE, 503, faces.EXIT_FAILED),
+    PoolClosed: Face(errnos.ESHUTDOWN, faces.BECOMING_READY, 503, faces.EXIT_FAILED),
     StorageIO: _BROKEN,
-    PoolBusy: Face(errnos.ESHUTDOWN, faces.BECOMING_READY, 409, EXIT_REFUSED),
+    PoolBusy: Face(errnos.ESHUTDOWN, faces.BECOMING_READY, 409, faces.EXIT_REFUSED),
     PoolNotFound: _ABSENT,
     PoolNotNamed: _REFUSED,
     PoolExists: _CONFLICT,
@@ -441,8 +439,8 @@ FACES: Final[Mapping[type[StorageError], Face]] = {
     BadSize: _REFUSED,
     ShrinkLosesData: _CONFLICT,
     DiskInUse: _CONFLICT,
-    DiskNotReady: Face(errnos.ESHUTDOWN, faces.BECOMING_READY, 409, EXIT_REFUSED),
-    ToolMissing: Face(errnos.ENOTSUP, faces.HARDWARE, 501, EXIT_REFUSED),
+    DiskNotReady: Face(errnos.ESHUTDOWN, faces.BECOMING_READY, 409, faces.EXIT_REFUSED),
+    ToolMissing: Face(errnos.ENOTSUP, faces.HARDWARE, 501, faces.EXIT_REFUSED),
     ToolFailed: _BROKEN,
     UnreadableImage: _REFUSED,
     UnreadableFile: _REFUSED,
@@ -450,11 +448,11 @@ FACES: Final[Mapping[type[StorageError], Face]] = {
     TargetUnusable: _REFUSED,
     BadConfig: _REFUSED,
     NeedsConfirmation: _REFUSED,
-    ServerUnreachable: Face(errnos.ESHUTDOWN, faces.BECOMING_READY, 503, EXIT_FAILED),
+    ServerUnreachable: Face(errnos.ESHUTDOWN, faces.BECOMING_READY, 503, faces.EXIT_FAILED),
     ServerFailed: _BROKEN,
     ServerNotStarted: _BROKEN,
-    ProtocolMismatch: Face(errnos.ENOTSUP, faces.INVALID_FIELD, 501, EXIT_REFUSED),
-    BadMessage: Face(errnos.EINVAL, faces.INVALID_FIELD, 400, EXIT_REFUSED),
+    ProtocolMismatch: Face(errnos.ENOTSUP, faces.INVALID_FIELD, 501, faces.EXIT_REFUSED),
+    BadMessage: Face(errnos.EINVAL, faces.INVALID_FIELD, 400, faces.EXIT_REFUSED),
 }
 
 
@@ -469,8 +467,7 @@ def errno_of(exc: BaseException) -> int:
     """The errno that tells an NBD client of `exc`.
 
     Returns: for a leaf the errno of `FACES`; for an OSError its own where NBD can carry it, else
-        its nearest relative; ENOMEM for MemoryError; EIO for everything else. ENOENT comes from
-        `DiskNotFound` alone, which only opening a disk can meet.
+        its nearest relative. ENOENT comes from `DiskNotFound` alone, which only opening can meet.
     """
     if isinstance(exc, MemoryError):
         return errnos.ENOMEM
