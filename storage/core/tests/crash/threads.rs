@@ -189,13 +189,8 @@ impl Drop for Folder {
 }
 
 fn open(drive: Arc<dyn Drive>, segment_size_bytes: usize, background: bool) -> Arc<Pool> {
-    let options = Options {
-        pool_uuid: [7; 16],
-        memory_bytes: 8 << 20,
-        segment_size_bytes,
-        background,
-        ..Options::default()
-    };
+    let options =
+        Options { pool_uuid: [7; 16], memory_bytes: 8 << 20, segment_size_bytes, background };
     Pool::open(drive.clone(), vec![(0, Some(drive))], options).expect("a pool")
 }
 

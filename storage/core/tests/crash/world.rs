@@ -67,7 +67,6 @@ pub fn open_pool(shape: &Shape, drive: &RecordingDrive) -> Result<Arc<Pool>, Err
         memory_bytes: shape.memory_bytes,
         segment_size_bytes: shape.segment_size_bytes,
         background: false,
-        ..Options::default()
     };
     Pool::open(anchors, drives, options)
 }
