@@ -489,6 +489,18 @@ def raise_leaf(leaf: StorageError) -> NoReturn:
     raise leaf
 
 
+def with_traceback(error: BaseException) -> BaseException:
+    """`error` with a traceback, for those that a native function is about to raise.
+
+    An exception that has met no Python frame has none, and nbdkit 1.32 dereferences the traceback
+    of whatever a callback raises (check_python_failure in its errors.c): it would crash.
+    """
+    try:
+        raise error
+    except BaseException as raised:  # whatever it is, it is only being prepared
+        return raised
+
+
 def rebuild(class_name: str, fields: Mapping[str, FieldValue], message: str) -> StorageError:
     """The leaf that crossed a wire by name and fields; `ServerFailed` if there is no such leaf."""
     for leaf in FACES:

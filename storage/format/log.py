@@ -130,16 +130,25 @@ class _Replay:
         end = self._cut_open_group(end)
         self._refuse_lost_records(end)
         paths, last = self._log.paths, end.segment or 0
-        leftovers = [paths[segment] for segment in self._candidates if segment > last]
+        is_left = [segment > last or self._log.find(segment) is None for segment in self._candidates]
+        leftovers = [
+            paths[segment] for segment, left in zip(self._candidates, is_left, strict=True) if left
+        ]
         records = [record for record in self._records if record.lsn >= self._root.replay_lsn]
         return Replay(records, end._replace(leftovers=leftovers))
 
     def _follow(self) -> Iterator[SegmentFile]:
-        """Candidates in order as long as their log indexes have no gap."""
-        for position, segment in enumerate(self._candidates):
+        """Candidates in order as long as their log indexes have no gap. Files without a header are
+        no segments: made in advance and not used, or torn while being made.
+        """
+        log_index = self._root.replay_log_index
+        for segment in self._candidates:
             file = self._log.find(segment)
-            if file is None or file.header.log_index != self._root.replay_log_index + position:
+            if file is None:
+                continue
+            if file.header.log_index != log_index:
                 return
+            log_index += 1
             yield file
 
     def _verify_first(self, file: SegmentFile) -> None:

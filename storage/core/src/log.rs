@@ -263,6 +263,10 @@ impl Log {
 
     /// Makes the next segment: `length` zero bytes, durable together with its name.
     pub fn prepare(&self, length: usize) -> Result<()> {
+        // Asked for twice while the first was being filled.
+        if self.state.lock().prepared.is_some() {
+            return Ok(());
+        }
         let length = length.min(self.context.segment_size);
         let segment = self.context.segments.create(self.context.disk, length, false)?;
         let fill = || -> Result<()> {
@@ -281,7 +285,8 @@ impl Log {
         }
         let mut state = self.state.lock();
         // Recovery walks a log by ascending segment id: a file that was overtaken by a roll is of no use.
-        if state.active.as_ref().is_some_and(|a| a.segment.id > segment.id) {
+        let is_overtaken = state.active.as_ref().is_some_and(|a| a.segment.id > segment.id);
+        if is_overtaken || state.prepared.is_some() {
             drop(state);
             return self.context.segments.remove(segment.id);
         }

@@ -164,13 +164,24 @@ impl Disk {
         outcome.map_err(|e| to_python(py, &e, &self.pool_dir))
     }
 
-    /// As `run`, telling nbdkit the errno first.
+    /// As `run`, for nbdkit.
     fn answer<T: Send>(
         &self,
         py: Python<'_>,
         work: impl FnOnce(&disk::Disk) -> crate::Result<T> + Send,
     ) -> PyResult<T> {
-        self.run(py, work).inspect_err(|error| tell_errno(py, error))
+        self.run(py, work).map_err(|error| for_nbdkit(py, error))
+    }
+}
+
+/// Tells nbdkit the errno, and gives the exception the traceback without which nbdkit 1.32 crashes.
+fn for_nbdkit(py: Python<'_>, error: PyErr) -> PyErr {
+    tell_errno(py, &error);
+    let errors = py.import("storage.errors");
+    let with_traceback = errors.and_then(|e| e.getattr("with_traceback"));
+    match with_traceback.and_then(|f| f.call1((error.value(py),))) {
+        Ok(raised) => PyErr::from_value(raised),
+        Err(broken) => broken,
     }
 }
 
@@ -278,9 +289,10 @@ fn pread(
     flags: u32,
 ) -> PyResult<()> {
     let _ = flags; // NBD defines none that change a read
-    let (view, address, len) = address_of(buf)?;
+    let (view, address, len) = address_of(buf).map_err(|error| for_nbdkit(py, error))?;
     if view.readonly() {
-        return Err(PyBufferError::new_err("a writable buffer is needed"));
+        let error = PyBufferError::new_err("a writable buffer is needed");
+        return Err(for_nbdkit(py, error));
     }
     // SAFETY: `view` keeps the buffer alive and in place, it is writable, and only this request uses it.
     let out = unsafe { std::slice::from_raw_parts_mut(address as *mut u8, len) };
@@ -295,7 +307,7 @@ fn pwrite(
     offset: u64,
     flags: u32,
 ) -> PyResult<()> {
-    let (_view, address, len) = address_of(buf)?;
+    let (_view, address, len) = address_of(buf).map_err(|error| for_nbdkit(py, error))?;
     // SAFETY: `_view` keeps the buffer alive and in place; nbdkit does not change it during the request.
     let data = unsafe { std::slice::from_raw_parts(address as *const u8, len) };
     h.get().answer(py, |disk| disk.write(offset, data, flags & FLAG_FUA != 0))
