@@ -83,6 +83,7 @@ def root(
         Path | None,
         typer.Option(
             metavar="DIR",
+            readable=False,  # the storage says it better
             help="The pool's folder. Without it: NEARSTONE_POOL, else the configuration file.",
             show_default=False,
         ),

@@ -25,7 +25,10 @@ from pydantic_settings import (
 )
 
 from storage.errors import BadConfig, BadSize
-from storage.units import ByteSize, parse_size
+from storage.units import MIB, ByteSize, format_size, parse_size
+
+MEMORY_BYTES_MIN: Final = 16 * MIB
+"""Enough for the buffers and some of the map; with less, every request would wait for it."""
 
 SYSTEM_CONFIG: Final = Path("/etc/nearstone/config.toml")
 
@@ -34,6 +37,16 @@ def user_config() -> Path:
     """The user's own configuration file, whether or not it exists."""
     base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(base, "nearstone", "config.toml")
+
+
+def parse_memory(text: str) -> ByteSize:
+    """The memory that `text` lets the store have. Raises: BadSize."""
+    memory_bytes = parse_size(text)
+    if memory_bytes < MEMORY_BYTES_MIN:
+        raise BadSize(
+            size=text, reason=f"the store needs {format_size(MEMORY_BYTES_MIN)} of memory"
+        )
+    return memory_bytes
 
 
 class Config(BaseSettings):
@@ -53,10 +66,10 @@ class Config(BaseSettings):
     @field_validator("memory", mode="before")
     @classmethod
     def _read_memory(cls, memory: object) -> object:
-        if not isinstance(memory, str):
+        if memory is None:
             return memory
         try:
-            return parse_size(memory)
+            return parse_memory(str(memory))
         except BadSize as exc:
             raise ValueError(exc.problem) from exc
 
@@ -76,8 +89,8 @@ class Config(BaseSettings):
 
 def load_config() -> Config:
     """The settings from environment and files. Raises: BadConfig naming what is wrong where."""
-    files = [file for file in (user_config(), SYSTEM_CONFIG) if file.exists()]
-    contents = {file: _read_toml(file) for file in files}
+    read = {file: _read_toml(file) for file in (user_config(), SYSTEM_CONFIG)}
+    contents = {file: content for file, content in read.items() if content is not None}
 
     class FromFiles(Config):
         files: ClassVar[tuple[Path, ...]] = tuple(contents)
@@ -95,9 +108,12 @@ def load_config() -> Config:
         raise BadConfig(source=source, detail=f"{name}: {detail}") from exc
 
 
-def _read_toml(file: Path) -> dict[str, object]:
+def _read_toml(file: Path) -> dict[str, object] | None:
+    """The file's content; None when there is no such file."""
     try:
         return tomllib.loads(file.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError as exc:
         raise BadConfig(source=str(file), detail=exc.strerror or str(exc)) from exc
     except ValueError as exc:

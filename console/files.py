@@ -24,6 +24,7 @@ def inspect(
         Path,
         typer.Argument(
             metavar="FILE",
+            readable=False,
             help="A segment, an anchor, the catalog or a drive's label.",
             show_default=False,
         ),

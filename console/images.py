@@ -51,7 +51,8 @@ def import_(
     ctx: typer.Context,
     name: Name,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="The image file.", show_default=False)
+        Path,
+        typer.Argument(metavar="FILE", readable=False, help="The image file.", show_default=False),
     ],
     image_format: Annotated[
         ImageFormat | None,
@@ -115,7 +116,10 @@ def export(
     ctx: typer.Context,
     name: Name,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="The file to write.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="FILE", readable=False, help="The file to write.", show_default=False
+        ),
     ],
     image_format: Annotated[
         ImageFormat | None,

@@ -24,7 +24,10 @@ def init(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            metavar="DIR", help="An empty folder, or one to be made.", show_default=False
+            metavar="DIR",
+            readable=False,
+            help="An empty folder, or one to be made.",
+            show_default=False,
         ),
     ] = None,
     drives: Annotated[
@@ -32,6 +35,7 @@ def init(
         typer.Option(
             "--drive",
             metavar="FOLDER",
+            readable=False,
             help="A folder on a drive that shall hold the data; give it once for each drive."
             " Without it the pool's own folder holds the data.",
             show_default=False,

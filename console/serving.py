@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
+from console.config import parse_memory
 from console.invocation import Invocation
 from nbd_plugin.launcher import ServeOptions
 from nbd_plugin.launcher import serve as serve_pool
-from storage.units import parse_size
 
 
 def register(app: typer.Typer) -> None:
@@ -84,7 +84,7 @@ def serve(
         tls_psk=tls_psk,
         tls_verify_peer=is_peer_verified,
         insecure=is_insecure,
-        memory_bytes=parse_size(memory) if memory else invocation.config.memory,
+        memory_bytes=parse_memory(memory) if memory is not None else invocation.config.memory,
         restart=is_restarted,
     )
     raise typer.Exit(serve_pool(options))

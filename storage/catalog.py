@@ -169,6 +169,14 @@ class Catalog:
             raise DiskNotFound(disk=name)
         return _disk_row(row)
 
+    def disk_numbered(self, disk_id: DiskId) -> DiskRow:
+        """The disk of that id, in whatever state. Raises: DiskNotFound."""
+        with self._reading() as connection:
+            row = connection.execute(f"{_SELECT_DISK} WHERE id = ?", (disk_id,)).fetchone()
+        if row is None:
+            raise DiskNotFound(disk=disk_id)
+        return _disk_row(row)
+
     def allocate_disk_id(self) -> DiskId:
         """An id that no disk of this pool ever had or will have. Durable at return."""
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,33 @@ def test_a_pool_that_cannot_even_be_looked_for(bare: Cli) -> None:
         outcome = bare("--pool", "/tmp/" + "x" * 300, *arguments)
         assert (outcome.status, outcome.out) == (2, "")
         assert "File name too long" in outcome.err
+
+
+def test_somebody_elses_pool(cli: Cli, pool_dir: Path, folder: Path) -> None:
+    """As an ordinary user, whom this process can only try to be when it is root."""
+    cli("disk", "create", "vm1", "1M")
+    folder.chmod(0o755)
+    # Not before everything is loaded: the other user may not be able to read the sources.
+    code = (
+        "import os, storage._core\n"
+        "from console.app import main\n"
+        "if os.getuid() == 0: os.setuid(65534)\n"
+        "main()\n"
+    )
+    command: list[str | Path] = [sys.executable, "-c", code, "--pool", pool_dir]
+    for rest in (["disk", "list"], ["disk", "create", "a", "1G"], ["pool", "check"]):
+        done = subprocess.run(
+            [*command, *rest],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(app.__file__).parents[1],
+            env={**os.environ, "XDG_CONFIG_HOME": "/nowhere"},
+        )
+        if os.getuid() == 0:
+            assert (done.returncode, done.stdout) == (2, "")
+            assert "Permission denied" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_a_fault_of_ours_is_one_line_and_debug_shows_more(

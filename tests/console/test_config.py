@@ -65,11 +65,20 @@ def test_a_wrong_file_is_named(user_file: Path, content: str, words: str) -> Non
     assert caught.value.source == str(user_file)
 
 
-def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NEARSTONE_MEMORY", "lots")
-    with pytest.raises(BadConfig, match="'lots'") as caught:
+@pytest.mark.parametrize("memory", ["lots", "", "-1G", "1K"])
+def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch, memory: str) -> None:
+    monkeypatch.setenv("NEARSTONE_MEMORY", memory)
+    with pytest.raises(BadConfig, match=f"'{memory}'") as caught:
         load_config()
     assert caught.value.source == "NEARSTONE_MEMORY"
+
+
+@pytest.mark.parametrize("memory", ["lots", "", "-1G", "1K"])
+def test_a_wrong_option(bare: Cli, pool_dir: Path, memory: str) -> None:
+    outcome = bare("serve", "--pool", pool_dir, f"--memory={memory}")
+    assert (outcome.status, outcome.out) == (2, "")
+    assert "is not a usable size" in outcome.err
+    assert not pool_dir.exists()
 
 
 def test_commands_find_the_pool_in_every_way(

@@ -185,6 +185,15 @@ class TestOpen:
             )
             assert again.open_disk("vm1").read(0, 4) == b"data"
 
+    def test_an_open_disk_is_described_as_it_is_listed(self, pool: Pool) -> None:
+        made = pool.create_disk("vm1", MIB, "words")
+        disk = pool.open_disk("vm1")
+        assert pool.describe_disk(disk) == pool.list_disks()[0]
+        assert pool.describe_disk(disk).id == made.id
+        pool.delete_disk("vm1", force=True)
+        with pytest.raises(DiskNotFound):
+            pool.describe_disk(disk)
+
     def test_a_pool_can_be_moved(self, pool: Pool, drive: FakeDrive, tmp_path: Path) -> None:
         pool.create_disk("vm1", MIB)
         pool.close()
