@@ -17,7 +17,7 @@ import dataclasses
 import errno as errnos
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final, NoReturn
+from typing import ClassVar, Final
 
 from storage import faces
 from storage.faces import Face
@@ -464,11 +464,7 @@ def face_of(exc: BaseException) -> Face:
 
 
 def errno_of(exc: BaseException) -> int:
-    """The errno that tells an NBD client of `exc`.
-
-    Returns: for a leaf the errno of `FACES`; for an OSError its own where NBD can carry it, else
-        its nearest relative. ENOENT comes from `DiskNotFound` alone, which only opening can meet.
-    """
+    """The errno that tells an NBD client of `exc`; ENOENT only for `DiskNotFound`, met at open."""
     if isinstance(exc, MemoryError):
         return errnos.ENOMEM
     if isinstance(exc, OSError) and exc.errno is not None:
@@ -478,15 +474,6 @@ def errno_of(exc: BaseException) -> int:
             return errnos.ENOSPC
         return exc.errno if exc.errno in faces.NBD_ERRNOS else errnos.EIO
     return face_of(exc).nbd_errno
-
-
-def raise_leaf(leaf: StorageError) -> NoReturn:
-    """Raises it, here in a Python frame: for the core, whose own exceptions have no traceback.
-
-    nbdkit (1.32) cannot print an exception without one: it leaves a second exception behind, which
-    makes EIO of every errno and crashes a later call (its print_python_traceback).
-    """
-    raise leaf
 
 
 def with_traceback(error: BaseException) -> BaseException:
