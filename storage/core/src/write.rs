@@ -172,7 +172,7 @@ impl Disk {
                 if !self.may_gain_by_cleaning.load(Ordering::Relaxed) {
                     self.may_gain_by_cleaning.store(true, Ordering::Relaxed);
                 }
-                self.start_writeback(&appended);
+                self.log.start_writeback(&appended);
                 return Ok(());
             }
         }
@@ -251,14 +251,6 @@ impl Disk {
         self.counters.stored_bytes.fetch_add(stored, Ordering::Relaxed);
         if log.has_retired() {
             self.budget.request(self, Chore::Seal);
-        }
-    }
-
-    fn start_writeback(&self, appended: &Appended) {
-        if self.log.wants_early_writeback() {
-            let from = appended.offset as u64 & !4095;
-            let to = (appended.offset + appended.len) as u64;
-            appended.segment.file.start_writeback(from, to - from);
         }
     }
 }

@@ -12,23 +12,27 @@
 //! while the drive works, so that writers go on and other flushers gather for the next round (group
 //! commit).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+mod append;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+pub use append::{Appended, LogGuard};
+use parking_lot::{Condvar, Mutex};
 
 use crate::anchor_file::AnchorFile;
-use crate::batch::Batch;
 use crate::error::{Error, Result};
-use crate::format::segment::{SEGMENT_HEADER_LEN, SUMMARY_ENTRY_LEN, TRAILER_LEN};
-use crate::format::{Kind, SegmentHeader, SummaryEntry, Trailer, check64};
+use crate::format::segment::SUMMARY_ENTRY_LEN;
+use crate::format::{Trailer, check64};
 use crate::segments::{Segment, Segments};
-use crate::units::{DiskId, GROUP_BYTES_MAX, Lsn, SegmentId, align_up};
+use crate::units::{DiskId, Lsn, SegmentId};
 
 /// Bytes between two flushes up to which a client counts as one that syncs every little write.
 const SMALL_FLUSH_BYTES_MAX: u64 = 256 << 10;
 /// Such flushes in a row before writes start their writeback at once …
 const EARLY_WRITEBACK_STREAK: u32 = 4;
+/// … as long as no more than this is unflushed …
+const EARLY_WRITEBACK_BYTES_MAX: u64 = 64 << 10;
 /// … and before the next segment is filled with zeros beforehand.
 const PREPARE_STREAK: u32 = 32;
 
@@ -104,6 +108,8 @@ pub struct Log {
     sync: Mutex<SyncState>,
     sync_done: Condvar,
     small_flushes: AtomicU32,
+    /// A round of syncs is under way: what is appended now waits for the next one anyway.
+    is_syncing: AtomicBool,
     appended_bytes: AtomicU64,
 }
 
@@ -136,6 +142,7 @@ impl Log {
             sync: Mutex::new(SyncState { durable, is_running: false }),
             sync_done: Condvar::new(),
             small_flushes: AtomicU32::new(0),
+            is_syncing: AtomicBool::new(false),
             appended_bytes: AtomicU64::new(0),
         }
     }
@@ -154,9 +161,16 @@ impl Log {
         self.appended_bytes.load(Ordering::Relaxed)
     }
 
-    /// Does the client sync every little write, so that a write should start its own writeback?
-    pub fn wants_early_writeback(&self) -> bool {
-        self.small_flushes.load(Ordering::Relaxed) >= EARLY_WRITEBACK_STREAK
+    /// Starts the writeback of a small write whose client is about to flush it, so that the drive works
+    /// while the reply and the flush request travel. Half again as many commits a second by one client.
+    pub fn start_writeback(&self, appended: &Appended) {
+        let is_awaited = self.small_flushes.load(Ordering::Relaxed) >= EARLY_WRITEBACK_STREAK
+            && appended.bytes_since_flush <= EARLY_WRITEBACK_BYTES_MAX;
+        if is_awaited && !self.is_syncing.load(Ordering::Relaxed) {
+            let from = appended.offset as u64 & !4095;
+            let to = (appended.offset + appended.len) as u64;
+            appended.segment.file.start_writeback(from, to - from);
+        }
     }
 
     /// Makes everything appended before the call durable.
@@ -183,7 +197,9 @@ impl Log {
         }
         sync.is_running = true;
         drop(sync);
+        self.is_syncing.store(true, Ordering::Relaxed);
         let outcome = self.sync_round();
+        self.is_syncing.store(false, Ordering::Relaxed);
         let mut sync = self.sync.lock();
         sync.is_running = false;
         if let Ok(durable) = &outcome {
@@ -244,9 +260,7 @@ impl Log {
 
     fn note_flush(&self, state: &mut LogState) {
         let bytes = std::mem::take(&mut state.bytes_since_flush);
-        if bytes > SMALL_FLUSH_BYTES_MAX {
-            self.small_flushes.store(0, Ordering::Relaxed);
-        } else if bytes > 0 {
+        if (1..=SMALL_FLUSH_BYTES_MAX).contains(&bytes) {
             self.small_flushes.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -331,157 +345,5 @@ impl Log {
             Some(prepared) => self.context.segments.remove(prepared.segment.id),
             None => Ok(()),
         }
-    }
-}
-
-/// Where a batch went, for those who start its writeback.
-pub struct Appended {
-    pub segment: Arc<Segment>,
-    pub offset: usize,
-    pub len: usize,
-}
-
-pub struct LogGuard<'a> {
-    log: &'a Log,
-    state: MutexGuard<'a, LogState>,
-}
-
-impl LogGuard<'_> {
-    /// Where the next record goes; everything before it is in the map. When it opens a new segment, that
-    /// is the end of the one before (offset 0 stands for it), or no segment for a log without any.
-    pub fn position(&self) -> Position {
-        let mut next = self.state.next;
-        if let Some(active) = &self.state.active {
-            next.log_index = active.log_index;
-            next.segment = active.segment.id;
-            next.offset = active.end;
-        } else if !self.state.prev.is_none() {
-            next.log_index -= 1;
-            next.segment = self.state.prev;
-        }
-        next
-    }
-
-    pub fn has_retired(&self) -> bool {
-        !self.state.retired.is_empty()
-    }
-
-    /// Appends a batch; its drafts then know their places.
-    ///
-    /// Durability: the bytes are in the kernel on return; `flush` makes them durable. Errors: `NoSpace`
-    /// and I/O errors leave the log as it was. `is_metadata` may use the space kept in reserve.
-    pub fn append(&mut self, batch: &mut Batch, is_metadata: bool) -> Result<Appended> {
-        self.log.check_failed(&self.state)?;
-        let (len, records) = (batch.len_bytes(), batch.drafts().len());
-        debug_assert!(len <= GROUP_BYTES_MAX * 2);
-        if !self.active_has_room(len, records) {
-            self.roll(len, is_metadata)?;
-        } else if !is_metadata && let Some(active) = &self.state.active {
-            match self.log.context.segments.admit(active.segment.drive, len) {
-                Err(Error::NoSpace) => self.roll(len, false)?, // perhaps on another drive
-                admitted => admitted?,
-            }
-        }
-        let lsn = self.state.next.lsn;
-        let active = self.state.active.as_mut().expect("roll leaves an active segment");
-        let bytes = batch.place(active.segment.id, active.end, lsn);
-        if let Err(error) = active.segment.file.write_at(bytes, active.end as u64) {
-            self.undo_write();
-            return Err(Error::io(format!("disk {:08x}", self.log.context.disk.0), error));
-        }
-        let appended = Appended { segment: active.segment.clone(), offset: active.end, len };
-        for draft in batch.drafts() {
-            SummaryEntry::of(&draft.header, draft.offset).encode(&mut active.summary);
-        }
-        active.end += len;
-        self.state.next.lsn += records as u64;
-        self.state.last_content = self.state.next.lsn - 1;
-        self.state.bytes_since_flush += len as u64;
-        self.log.appended_bytes.fetch_add(len as u64, Ordering::Relaxed);
-        Ok(appended)
-    }
-
-    /// Notes in the log that everything up to `durable` is on stable storage. Lets recovery tell damage
-    /// from a torn tail; nothing waits for it, and it is left out when there is no room.
-    fn append_mark(&mut self, durable: Lsn) {
-        if !self.active_has_room(64, 1) || self.state.failed.is_some() {
-            return;
-        }
-        let mut batch = Batch::default();
-        batch.push_metadata(self.log.context.disk, Kind::Mark, durable, &[]);
-        let (content, bytes) = (self.state.last_content, self.state.bytes_since_flush);
-        if self.append(&mut batch, true).is_ok() {
-            self.state.last_content = content;
-            self.state.bytes_since_flush = bytes;
-        }
-    }
-
-    fn active_has_room(&self, len: usize, records: usize) -> bool {
-        self.state.active.as_ref().is_some_and(|active| {
-            let summary = active.summary.len() + records * SUMMARY_ENTRY_LEN;
-            let is_better_prepared = self.state.prepared.is_some() && active.filled == 0;
-            let fits = active.end + len + summary + TRAILER_LEN <= self.log.context.segment_size;
-            let is_past_filled = active.filled > 0 && active.end + len > active.filled;
-            fits && !is_better_prepared && !(is_past_filled && self.state.prepared.is_some())
-        })
-    }
-
-    /// A write may have left part of itself behind: cut it off, so that no scan ever meets it.
-    fn undo_write(&mut self) {
-        let Some(active) = &mut self.state.active else { return };
-        active.filled = 0;
-        if active.segment.file.set_len(active.end as u64).is_err() {
-            self.retire_active();
-        }
-    }
-
-    fn retire_active(&mut self) {
-        let Some(active) = self.state.active.take() else { return };
-        self.state.prev = active.segment.id;
-        self.state.unsynced.push(active.segment.clone());
-        self.state.retired.push(Retired {
-            segment: active.segment,
-            records_end: active.end,
-            first_lsn: active.first_lsn,
-            summary: active.summary,
-        });
-    }
-
-    /// Goes on in a new segment, with room for `len` bytes at least. On an error the old one stays active.
-    fn roll(&mut self, len: usize, is_metadata: bool) -> Result<()> {
-        let (segment, filled) = match self.state.prepared.take() {
-            Some(prepared) => (prepared.segment, prepared.filled),
-            None => (self.log.context.segments.create(self.log.context.disk, len, is_metadata)?, 0),
-        };
-        if let Err(error) = self.log.context.anchor.add_drive(segment.drive) {
-            self.log.context.segments.remove(segment.id)?;
-            return Err(error);
-        }
-        let log_index = self.state.next.log_index;
-        let prev = self.state.active.as_ref().map_or(self.state.prev, |a| a.segment.id);
-        let header = SegmentHeader {
-            disk: self.log.context.disk,
-            segment: segment.id,
-            prev,
-            log_index,
-            first_lsn: self.state.next.lsn,
-            epoch: 0,
-            pool: self.log.context.pool,
-        };
-        if let Err(error) = segment.file.write_at(&header.encode(), 0) {
-            self.log.context.segments.remove(segment.id)?;
-            return Err(Error::io(format!("segment {:08x}", segment.id.0), error));
-        }
-        self.retire_active();
-        self.state.next.log_index = log_index + 1;
-        self.state.active = Some(Active {
-            segment,
-            end: align_up(SEGMENT_HEADER_LEN),
-            filled,
-            first_lsn: self.state.next.lsn,
-            log_index,
-            summary: Vec::new(),
-        });
-        Ok(())
     }
 }
