@@ -4,9 +4,11 @@ The pool's lock decides. Whoever finds it taken and no control socket behind it 
 that is starting or ending, or another command; both are over soon, so it tries again for a while.
 """
 
+import contextlib
+import os
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from nbd_plugin.launcher import SOCKET_NAME, private_server
 from storage.control import CONTROL_SOCKET, ControlClient
-from storage.errors import PoolBusy, PoolNotFound, ServerUnreachable
+from storage.errors import PoolBusy, PoolNotFound, ServerNotStarted, ServerUnreachable
 from storage.pool import MEMORY_BYTES_DEFAULT, Pool
 from storage.pool_init import is_pool
 from storage.service import PoolService, PoolStatus
@@ -37,7 +39,7 @@ def demand_pool(pool: Path) -> None:
         raise PoolNotFound(pool=str(pool))
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_service(pool: Path, memory_bytes: int | None = None) -> Iterator[PoolService]:
     """The pool's operations for the block.
 
@@ -73,7 +75,7 @@ def connect(pool: Path) -> ControlClient | None:
         return None
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_data_plane(pool: Path, memory_bytes: int | None = None) -> Iterator[DataPlane]:
     """The pool's server, or one of our own for the block when none runs.
 
@@ -84,8 +86,32 @@ def open_data_plane(pool: Path, memory_bytes: int | None = None) -> Iterator[Dat
         with client:
             yield DataPlane(client, unix_socket(client.status(), pool))
         return
-    with private_server(pool, memory_bytes) as socket, ControlClient(pool / CONTROL_SOCKET) as own:
+    with contextlib.ExitStack() as stack:
+        with _diverted_stderr():
+            socket = stack.enter_context(private_server(pool, memory_bytes))
+        own = stack.enter_context(ControlClient(pool / CONTROL_SOCKET))
         yield DataPlane(own, socket)
+
+
+@contextlib.contextmanager
+def _diverted_stderr() -> Iterator[None]:
+    """Lets a process that is started in the block keep its log to itself.
+
+    Our own server logs every request that fails; whoever started a copy wants one error, ours. If
+    the process cannot even be started, its log is shown after all.
+    """
+    ours = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except ServerNotStarted:
+            log.seek(0)
+            os.write(ours, log.read())
+            raise
+        finally:
+            os.dup2(ours, 2)
+            os.close(ours)
 
 
 def unix_socket(status: PoolStatus, pool: Path) -> Path:

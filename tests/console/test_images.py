@@ -1,5 +1,6 @@
 """``nearstone disk import`` and ``export``: whole, or as if they had never been."""
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -14,6 +15,7 @@ from console.app import EXIT_INTERRUPTED, EXIT_TERMINATED
 from storage.units import MIB
 from tests.console.conftest import Cli
 from tests.serving import NEARSTONE, Server
+from tests.system.loop_drive import mounted_drive
 
 IMAGE_SIZE_BYTES = 24 * MIB
 FORMATS = ("raw", "qcow2", "vmdk", "vhdx")
@@ -317,6 +319,25 @@ def test_a_failed_import_is_undone(
     assert outcome.status == status
     assert outcome.json["error"]["class"] == class_name
     assert either("disk", "list", "--json").json == []
+
+
+@pytest.mark.parametrize("has_server", [False, True])
+def test_a_full_drive_is_one_error_and_nothing_stays(
+    bare: Cli, folder: Path, has_server: bool
+) -> None:
+    image = folder / "image.raw"
+    image.write_bytes(os.urandom(48 * MIB))
+    with mounted_drive(folder / "drive", 32 * MIB) as drive:
+        pool = drive.place / "pool"
+        bare("--pool", pool, "pool", "init")
+        with Server(pool) if has_server else contextlib.nullcontext():
+            outcome = bare("--pool", pool, "disk", "import", "vm1", image)
+            assert (outcome.status, outcome.out) == (3, "")
+            assert f"pool {pool} is out of space" in outcome.err
+            assert len(outcome.err.splitlines()) == 2
+            assert bare("--pool", pool, "disk", "list", "--json").json == []
+            image.write_bytes(os.urandom(8 * MIB))
+            assert bare("--pool", pool, "disk", "import", "vm1", image).status == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
