@@ -281,7 +281,7 @@ def close(h: Disk) -> None:
 @_answering
 def export_description(h: Disk) -> str:
     """What `list_exports` says of this disk."""
-    return next((_words_about(disk) for disk in _listed() if disk.id == h.disk_id), "")
+    return _words_about(_server().pool.describe_disk(h))
 
 
 def _listed() -> list[DiskInfo]:
