@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -252,6 +253,17 @@ def test_a_signal_stops_it(pool: Path, number: int) -> None:
     assert not (pool / "nbd.sock").exists()
     with Pool.open(pool) as opened:
         assert opened.open_disk("one").read(0, 4096) == b"x" * 4096
+
+
+def test_a_second_signal_kills_what_does_not_end(pool: Path) -> None:
+    server = Server(pool).start()
+    assert server.process is not None
+    os.kill(server.data_plane_pid, signal.SIGSTOP)
+    while server.process.poll() is None:
+        server.process.terminate()
+        time.sleep(0.05)
+    assert server.process.returncode == 1
+    assert not (pool / "nbd.sock").exists()
 
 
 def test_stopping_does_not_wait_for_idle_clients(pool: Path) -> None:
