@@ -258,12 +258,20 @@ def test_a_signal_stops_it(pool: Path, number: int) -> None:
 def test_a_second_signal_kills_what_does_not_end(pool: Path) -> None:
     server = Server(pool).start()
     assert server.process is not None
-    os.kill(server.data_plane_pid, signal.SIGSTOP)
-    while server.process.poll() is None:
-        server.process.terminate()
-        time.sleep(0.05)
-    assert server.process.returncode == 1
+    data_plane = server.data_plane_pid
+    os.kill(data_plane, signal.SIGSTOP)
+    server.process.terminate()
+    while not _has_pending(data_plane, signal.SIGTERM):
+        time.sleep(0.01)
+    assert server.stop() == 1
     assert not (pool / "nbd.sock").exists()
+
+
+def _has_pending(pid: int, number: int) -> bool:
+    """Whether the process was sent a signal that it has not taken yet."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    pending = next(int(line.split()[1], 16) for line in lines if line.startswith("ShdPnd"))
+    return bool(pending >> (number - 1) & 1)
 
 
 def test_stopping_does_not_wait_for_idle_clients(pool: Path) -> None:
