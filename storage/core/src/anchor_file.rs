@@ -39,7 +39,7 @@ impl AnchorFile {
         let path = path_of(disk);
         let place = |e| Error::io(path.clone(), e);
         let file = anchors.create(&path).map_err(place)?;
-        let root = Root { disk, replay_lsn: 1, ..Root::default() };
+        let root = Root { disk, replay_lsn: 1, clean: true, ..Root::default() };
         let anchor = Anchor { pool, root };
         file.write_at(&anchor.encode(), anchor.slot_offset()).map_err(place)?;
         file.set_len(ANCHOR_LEN as u64).map_err(place)?;
@@ -105,6 +105,7 @@ impl AnchorFile {
         }
         let mut next = *root;
         next.drives |= 1 << drive;
+        next.clean = false;
         self.write(root, next).map(|_| ())
     }
 

@@ -55,7 +55,7 @@ type Hook = Arc<dyn Fn() + Send + Sync>;
 
 struct Shared {
     state: Mutex<State>,
-    during_sync: Mutex<Option<Hook>>,
+    hooks: Mutex<HashMap<Call, Hook>>,
 }
 
 #[derive(Clone)]
@@ -93,7 +93,7 @@ impl RecordingDrive {
             used_pages,
             faults: Faults::default(),
         };
-        let shared = Shared { state: Mutex::new(state), during_sync: Mutex::new(None) };
+        let shared = Shared { state: Mutex::new(state), hooks: Mutex::default() };
         RecordingDrive { shared: Arc::new(shared), prefix: String::new() }
     }
 
@@ -154,10 +154,14 @@ impl RecordingDrive {
         self.shared.state.lock().faults.calls(call)
     }
 
-    /// Runs in the middle of every sync: between the moment from which on writes are no longer covered
-    /// and its return.
-    pub fn set_during_sync(&self, hook: Option<Hook>) {
-        *self.shared.during_sync.lock() = hook;
+    /// Runs in the middle of every read or sync, without any lock. A read has its bytes by then; a sync
+    /// does not cover what is written from then on.
+    pub fn set_during(&self, call: Call, hook: Option<Hook>) {
+        let mut hooks = self.shared.hooks.lock();
+        match hook {
+            Some(hook) => hooks.insert(call, hook),
+            None => hooks.remove(&call),
+        };
     }
 
     /// Paths of all files with their bytes.
@@ -185,6 +189,15 @@ fn missing() -> io::Error {
 
 fn no_space() -> io::Error {
     io::Error::from_raw_os_error(libc::ENOSPC)
+}
+
+impl Shared {
+    fn run_hook(&self, call: Call) {
+        let hook = self.hooks.lock().get(&call).cloned();
+        if let Some(hook) = hook {
+            hook();
+        }
+    }
 }
 
 impl LiveFile {
@@ -340,6 +353,8 @@ impl File for RecordingFile {
         let start = (offset as usize).min(bytes.len());
         let end = (start + buf.len()).min(bytes.len());
         buf[..end - start].copy_from_slice(&bytes[start..end]);
+        drop(state);
+        self.shared.run_hook(Call::Read);
         Ok(end - start)
     }
 
@@ -362,10 +377,7 @@ impl File for RecordingFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let covers = self.shared.state.lock().seq();
-        let hook = self.shared.during_sync.lock().clone();
-        if let Some(hook) = hook {
-            hook();
-        }
+        self.shared.run_hook(Call::Sync);
         let mut state = self.shared.state.lock();
         let checked = state.faults.check(Call::Sync, &self.path);
         let change = match checked {

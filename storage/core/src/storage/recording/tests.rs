@@ -74,9 +74,9 @@ fn writes_during_a_sync_are_not_covered_by_it() {
     drive.sync_dir("").unwrap();
     file.write_at(b"a", 0).unwrap();
     let late = file.clone();
-    drive.set_during_sync(Some(Arc::new(move || late.write_at(b"b", 1).unwrap())));
+    drive.set_during(Call::Sync, Some(Arc::new(move || late.write_at(b"b", 1).unwrap())));
     file.sync_data().unwrap();
-    drive.set_during_sync(None);
+    drive.set_during(Call::Sync, None);
     let image = drive.image_after(drive.changes());
     assert_eq!(contents(&image.power_loss(&mut NothingKept), "f"), Some(b"a".to_vec()));
     assert_eq!(contents(&image.power_loss(&mut EverythingKept), "f"), Some(b"ab".to_vec()));
