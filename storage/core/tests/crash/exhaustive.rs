@@ -17,7 +17,7 @@ use crate::world::{World, brief};
 
 const BLOCK: u64 = 4096;
 
-const SHAPE: Shape = Shape {
+pub const SHAPE: Shape = Shape {
     disks: 1,
     capacity_bytes: 4 * BLOCK,
     request_bytes_max: 4 * BLOCK,
@@ -25,6 +25,7 @@ const SHAPE: Shape = Shape {
     segment_size_bytes: 16384,
     memory_bytes: 4 << 20,
     drive_bytes: AMPLE,
+    is_syncing: false,
 };
 
 /// The alphabet. `stamp` makes each use of a letter write different bytes.
@@ -61,6 +62,8 @@ struct Visitor<'a> {
     tally: &'a mut Tally,
     /// Every so many recoveries are crashed themselves.
     nest_every: u64,
+    /// Writes of one outcome that may be torn.
+    torn_max: usize,
 }
 
 impl Visitor<'_> {
@@ -80,7 +83,7 @@ impl Visitor<'_> {
     }
 
     fn all(&mut self, image: &Image, at: usize, survivor: Option<u64>) -> Result<(), String> {
-        let mut odometer = Odometer::new(1, survivor);
+        let mut odometer = Odometer::new(self.torn_max, survivor);
         loop {
             let left = image.power_loss(&mut odometer);
             self.outcome(&left, at, Crash::Power)
@@ -135,15 +138,40 @@ fn world_after(shape: Shape, ops: &[Op]) -> Result<(World, usize), String> {
     Ok((world, since))
 }
 
-fn check(ops: &[Op], tally: &mut Tally, nest_every: u64) {
+/// Visits all crashes in what the last of `ops` did; every `nest_every`th recovery is crashed too.
+pub fn check(ops: &[Op], nest_every: u64) {
+    tallied(ops, &mut Tally::default(), nest_every);
+}
+
+fn tallied(ops: &[Op], tally: &mut Tally, nest_every: u64) {
     let outcome = crate::caught(|| {
         let (world, since) = world_after(SHAPE, ops)?;
-        let mut visitor = Visitor { world: &world, seen: HashSet::new(), tally, nest_every };
+        let mut visitor =
+            Visitor { world: &world, seen: HashSet::new(), tally, nest_every, torn_max: 1 };
         visitor.visit(since)
     });
     if let Err(why) = outcome {
         panic!("after {ops:#?}\n{why}");
     }
+}
+
+/// Kills the process after every change of the last of `ops`, starts it again, does `then`, and visits all
+/// power losses in that: what the first process had not synced, the second must not take for durable.
+fn killed_and_then(ops: &[Op], then: &[Op], tally: &mut Tally) -> Result<(), String> {
+    let (world, since) = world_after(SHAPE, ops)?;
+    for at in since..=world.drive.changes() {
+        let again = |e: String| format!("killed after {at} changes, then {then:?}: {e}");
+        let image = world.drive.image_after(at);
+        let mut next = world.fork(image, at, Crash::Process).map_err(again)?;
+        for op in then {
+            next.apply(op).map_err(|e| again(e.to_string()))?;
+        }
+        // Two torn writes: one of each process, as both slots of an anchor.
+        let (seen, nest_every) = (HashSet::new(), 64);
+        let mut visitor = Visitor { world: &next, seen, tally, nest_every, torn_max: 2 };
+        visitor.visit(0).map_err(again)?;
+    }
+    Ok(())
 }
 
 /// All words of `length` letters after `start`, shard `shard` of `shards`.
@@ -157,7 +185,7 @@ fn words(start: &[Op], length: u32, shard: usize, shards: usize) -> Tally {
             letters[i as usize][letter].clone()
         });
         let ops: Vec<Op> = start.iter().cloned().chain(word).collect();
-        check(&ops, &mut tally, 16);
+        tallied(&ops, &mut tally, 16);
     }
     println!(
         "{} outcomes, {} recoveries, {} of them crashed in turn",
@@ -187,7 +215,7 @@ fn used_disk() -> Vec<Op> {
 
 #[test]
 fn one_or_two_operations_on_a_new_disk() {
-    check(&[], &mut Tally::default(), 4);
+    check(&[], 4);
     words(&[], 1, 0, 1);
     words(&[], 2, 0, 1);
 }
@@ -196,6 +224,26 @@ fn one_or_two_operations_on_a_new_disk() {
 fn one_or_two_operations_on_a_used_disk() {
     words(&used_disk(), 1, 0, 1);
     words(&used_disk(), 2, 0, 1);
+}
+
+#[test]
+fn killed_after_any_change_and_started_again() {
+    let mut tally = Tally::default();
+    let then = [
+        vec![Op::Flush { disk: 0 }],
+        vec![letters(7)[0].clone(), Op::Flush { disk: 0 }],
+        vec![letters(7)[1].clone(), Op::Checkpoint { disk: 0 }],
+        vec![Op::Background, letters(7)[2].clone()],
+    ];
+    for last in letters(5).into_iter().filter(|op| !matches!(op, Op::Crash | Op::Restart)) {
+        let mut ops = used_disk();
+        ops.extend([letters(6)[4].clone(), last]);
+        for then in &then {
+            let outcome = crate::caught(|| killed_and_then(&ops, then, &mut tally));
+            outcome.unwrap_or_else(|why| panic!("after {ops:#?}\n{why}"));
+        }
+    }
+    println!("{} outcomes, {} recoveries", tally.outcomes, tally.recoveries);
 }
 
 #[test]

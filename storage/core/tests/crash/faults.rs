@@ -20,6 +20,7 @@ const SMALL: Shape = Shape {
     segment_size_bytes: 32768,
     memory_bytes: 4 << 20,
     drive_bytes: AMPLE,
+    is_syncing: false,
 };
 
 fn noise(offset: u64, length: u64, stamp: u64) -> Op {
@@ -127,7 +128,7 @@ fn room_made_by_others_heals_a_full_drive() {
 
 /// A drive that is now full and now not, down to the last byte: only writes fail, only with `NoSpace`, and
 /// once there is room everything works.
-fn squeeze(seed: u64) -> Result<(), String> {
+pub fn squeeze(seed: u64) -> Result<(), String> {
     let mut rng = Rng::new(seed);
     let shape = Shape { request_bytes_max: 32768, ..SMALL };
     let mut world = World::new(shape).map_err(|e| e.to_string())?;
@@ -214,7 +215,7 @@ fn settle_up(world: &mut World, seed: u64) -> Result<(), String> {
 }
 
 /// The errands with one fault. Requests may fail, contents stay right, promises are kept.
-fn run_errands(fault: Fault) -> Result<(), String> {
+pub fn run_errands(fault: Fault) -> Result<(), String> {
     let mut world = World::new(SMALL).map_err(|e| e.to_string())?;
     world.drive.inject(vec![fault]);
     for op in errands() {

@@ -21,6 +21,7 @@ const SHAPE: Shape = Shape {
     segment_size_bytes: 32768,
     memory_bytes: 4 << 20,
     drive_bytes: AMPLE,
+    is_syncing: false,
 };
 
 pub type Files = Vec<(String, Arc<Vec<u8>>)>;

@@ -8,6 +8,7 @@ mod flips;
 mod hostile;
 mod model;
 mod property;
+mod regressions;
 mod sampled;
 mod threads;
 mod workload;

@@ -75,6 +75,7 @@ proptest! {
             segment_size_bytes,
             memory_bytes: 4 << 20,
             drive_bytes: AMPLE,
+    is_syncing: false,
         };
         let mut world = World::new(shape).expect("a pool");
         for op in &ops {

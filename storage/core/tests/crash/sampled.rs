@@ -58,12 +58,12 @@ fn give_everything_back(world: &mut World) -> Result<(), String> {
 fn story(seed: u64) -> (Shape, Vec<Op>) {
     let mut rng = Rng::new(seed);
     let shape = Shape::of(&mut rng);
-    let count = 5 + rng.below(60) as usize;
+    let count = if shape.is_syncing { 150 } else { 5 + rng.below(60) as usize };
     (shape, shape.ops(&mut rng, count))
 }
 
 /// Runs the story of `seed`; a failure is told with the shortest story that still fails.
-fn tell(seed: u64) {
+pub fn tell(seed: u64) {
     let (shape, ops) = story(seed);
     let Err(first) = caught(|| run(shape, &ops, seed)) else { return };
     let mut last = first.clone();

@@ -12,6 +12,7 @@ use _core::storage::Drive;
 use _core::storage::fs::FsDrive;
 use _core::storage::recording::RecordingDrive;
 use _core::storage::recording::fates::{Rng, Sampler};
+use _core::storage::recording::faults::Call;
 use _core::storage::recording::image::Image;
 use _core::units::DiskId;
 use _core::{Disk, Options, Pool};
@@ -272,7 +273,10 @@ fn power_loss_under_all_threads_at_once() {
         let drive = RecordingDrive::default();
         // So little room that the cleaner moves blocks about while they are written.
         drive.set_capacity(RESERVE_BYTES + 2 * SIZE);
-        drive.set_during_sync(Some(Arc::new(|| thread::sleep(Duration::from_micros(80)))));
+        // Time for others to come in between: syncs, and reads before what depends on them.
+        for call in [Call::Sync, Call::Read] {
+            drive.set_during(call, Some(Arc::new(|| thread::sleep(Duration::from_micros(40)))));
+        }
         let pool = open(Arc::new(drive.clone()), 16 << 10, false);
         pool.create_disk(DISK).expect("a disk");
         let disk = pool.open_disk(DISK, SIZE).expect("a disk");
@@ -280,6 +284,7 @@ fn power_loss_under_all_threads_at_once() {
         let counter = drive.clone();
         let arena = Arena::new(disk, Box::new(move || counter.changes()));
         let (written, flushes) = arena.run(&pool, seed, 300);
+        check_all(&arena.disk, &arena.registers);
         let changes = drive.changes();
         let mut rng = Rng::new(seed);
         let span = (changes - created) as u64 + 1;

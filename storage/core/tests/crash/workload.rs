@@ -64,6 +64,8 @@ pub struct Shape {
     pub memory_bytes: usize,
     /// Room on the drive.
     pub drive_bytes: u64,
+    /// Every small write is flushed, as databases do: the log then prepares its segments in advance.
+    pub is_syncing: bool,
 }
 
 /// More room than any test fills.
@@ -90,6 +92,7 @@ impl Shape {
                 0 => RESERVE_BYTES + (32 << 10) + disks * capacity_bytes * (4 + rng.below(4)) / 4,
                 _ => AMPLE,
             },
+            is_syncing: rng.chance(1, 5),
         }
     }
 
@@ -115,6 +118,9 @@ impl Shape {
     }
 
     pub fn op(&self, rng: &mut Rng) -> Op {
+        if self.is_syncing && rng.chance(9, 10) {
+            return self.syncing_op(rng);
+        }
         let disk = rng.below(self.disks as u64) as u32;
         let fua = rng.chance(1, 6);
         let (offset, length) = self.range(rng);
@@ -135,6 +141,16 @@ impl Shape {
             97..98 => Op::Kill { seed: rng.next_u64() },
             _ => Op::PowerLoss { seed: rng.next_u64() },
         }
+    }
+
+    fn syncing_op(&self, rng: &mut Rng) -> Op {
+        if rng.chance(1, 8) {
+            return Op::Background;
+        }
+        let length = (1 + rng.below(5000)).min(self.capacity_bytes);
+        let offset = rng.below(self.capacity_bytes - length + 1);
+        let (stamp, style) = (rng.next_u64(), STYLES[rng.below(4) as usize]);
+        Op::Write { disk: 0, offset, length, stamp, style, fua: rng.chance(15, 16) }
     }
 
     pub fn size(&self, rng: &mut Rng) -> u64 {
