@@ -24,9 +24,9 @@ use crate::format::Kind;
 use crate::log::{Appended, LogGuard};
 use crate::units::{BLOCK_SIZE, BlockIndex, EXTENT_BLOCKS_MAX, GROUP_BYTES_MAX};
 
-/// Blocks of one extent on the write path. Four: one 16 KiB unit is what a random 4 KiB read still decodes
-/// cheaply; larger extents are for data that has become cold.
-const EXTENT_BLOCKS: usize = 4;
+/// Blocks of one extent on the write path. One: a random 4 KiB read then fetches, verifies and decodes
+/// nothing but its block (ADR 0006). Larger extents are for data that has become cold.
+const EXTENT_BLOCKS: usize = 1;
 const _: () = assert!(EXTENT_BLOCKS <= EXTENT_BLOCKS_MAX);
 /// Blocks trimmed that make a checkpoint worthwhile: 64 MiB, what a segment holds.
 const TRIMMED_BLOCKS_MAX: u64 = (64 << 20) / BLOCK_SIZE as u64;
