@@ -260,11 +260,21 @@ def test_a_second_signal_kills_what_does_not_end(pool: Path) -> None:
     assert server.process is not None
     data_plane = server.data_plane_pid
     os.kill(data_plane, signal.SIGSTOP)
+    while not _is_stopped(data_plane):
+        time.sleep(0.01)
     server.process.terminate()
     while not _has_pending(data_plane, signal.SIGTERM):
         time.sleep(0.01)
     assert server.stop() == 1
     assert not (pool / "nbd.sock").exists()
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether every thread stands still; until then one of them may still take a signal."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return all(
+        (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T" for thread in threads
+    )
 
 
 def _has_pending(pid: int, number: int) -> bool:
