@@ -94,9 +94,9 @@ fn a_full_pool_heals_when_something_is_trimmed_or_deleted() {
 
     disk.zero(0, 16 * MIB, false).expect("a full pool can be trimmed");
     stamps[..4096].fill(0);
-    for block in full..full + 2048 {
+    for (block, stamp) in stamps.iter_mut().enumerate().skip(full).take(2048) {
         disk.write((block * BLOCK_SIZE) as u64, &noise(7), false).expect("trimming made room");
-        stamps[block] = 7;
+        *stamp = 7;
     }
     check(&disk, &stamps);
 
@@ -108,9 +108,9 @@ fn a_full_pool_heals_when_something_is_trimmed_or_deleted() {
     let refilled = refilled.expect("it is full again");
     drop(other);
     pool.delete_disk(DiskId(2)).expect("a full pool can delete");
-    for block in refilled..refilled + 512 {
+    for (block, stamp) in stamps.iter_mut().enumerate().skip(refilled).take(512) {
         disk.write((block * BLOCK_SIZE) as u64, &noise(8), false).expect("deleting made room");
-        stamps[block] = 8;
+        *stamp = 8;
     }
     check(&disk, &stamps);
 }
