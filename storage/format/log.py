@@ -130,7 +130,9 @@ class _Replay:
         end = self._cut_open_group(end)
         self._refuse_lost_records(end)
         paths, last = self._log.paths, end.segment or 0
-        is_left = [segment > last or self._log.find(segment) is None for segment in self._candidates]
+        is_left = [
+            segment > last or self._log.find(segment) is None for segment in self._candidates
+        ]
         leftovers = [
             paths[segment] for segment, left in zip(self._candidates, is_left, strict=True) if left
         ]

@@ -125,10 +125,16 @@ def test_somebody_elses_pool(cli: Cli, pool_dir: Path, folder: Path) -> None:
     """As an ordinary user, whom this process can only try to be when it is root."""
     cli("disk", "create", "vm1", "1M")
     folder.chmod(0o755)
-    # Not before everything is loaded: the other user may not be able to read the sources.
+    # Not before everything is loaded, which a first call that is refused sees to: the other user may
+    # not be able to read the sources.
     code = (
-        "import os, storage._core\n"
+        "import os, sys, storage._core\n"
         "from console.app import main\n"
+        "given = sys.argv[:]\n"
+        "sys.argv[2] = '/dev/null/nothing'\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "sys.argv = given\n"
         "if os.getuid() == 0: os.setuid(65534)\n"
         "main()\n"
     )
