@@ -125,7 +125,7 @@ def test_somebody_elses_pool(cli: Cli, pool_dir: Path, folder: Path) -> None:
     """As an ordinary user, whom this process can only try to be when it is root."""
     cli("disk", "create", "vm1", "1M")
     folder.chmod(0o755)
-    # Not before everything is loaded, which a first call that is refused sees to: the other user may
+    # Not before everything is loaded, by a first call that is refused: the other user may
     # not be able to read the sources.
     code = (
         "import os, sys, storage._core\n"
