@@ -118,8 +118,8 @@ MUTANTS = [
     Mutant("reads believe payloads", "payload.filter(|p| header.payload_matches(p))", "payload"),
     Mutant(
         "ragged writes do not look again",
-        "if !head.iter().chain(&tail).all(is_current) {",
-        "if false && !head.iter().chain(&tail).all(is_current) {",
+        "if !ragged.iter().flatten().all(is_current) {",
+        "if false && !ragged.iter().flatten().all(is_current) {",
     ),
     Mutant(
         "the cleaner does not look again",
