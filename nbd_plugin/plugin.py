@@ -222,9 +222,12 @@ def cleanup() -> None:
     try:
         server.control.close()
         server.pool.close()
-    except Exception:
+    except Exception as exc:
         # nbdkit would end with status 0; nothing is lost, but the next start has to recover.
-        traceback.print_exc()
+        if isinstance(exc, StorageError):
+            print(f"nearstone: the pool was not closed in order: {exc}", file=sys.stderr, flush=True)
+        else:
+            traceback.print_exc()
         os._exit(1)
 
 

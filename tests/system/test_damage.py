@@ -75,6 +75,7 @@ def test_flipped_bits(pool: tuple[Path, Contents], folder: Path) -> None:
         with DataPlane(damaged, MEMORY_BYTES) as server:
             errors += _count_errors(server, "one", contents["one"], what)
             assert _count_errors(server, "two", contents["two"], what) == 0
+            server.stop(is_damaged=True)
         shutil.rmtree(damaged)
     assert errors > 0, "nothing was hit"
 

@@ -88,9 +88,10 @@ impl LogGuard<'_> {
     }
 
     /// Notes in the log that everything up to `durable` is on stable storage. Lets recovery tell damage
-    /// from a torn tail; nothing waits for it, and it is left out when there is no room.
+    /// from a torn tail. It begins a segment when the active one is full: what a flush covered at the end
+    /// of that one could else be taken for torn. Nothing waits for it, and a full drive goes without.
     pub(super) fn append_mark(&mut self, durable: Lsn) {
-        if !self.active_has_room(64, 1) || self.state.failed.is_some() {
+        if self.state.failed.is_some() {
             return;
         }
         let mut batch = Batch::default();

@@ -5,6 +5,7 @@ use _core::storage::recording::faults::{Call, Fault};
 use crate::content::Style;
 use crate::exhaustive::{SHAPE, check};
 use crate::faults::{run_errands, squeeze};
+use crate::flips::flip_bits;
 use crate::sampled;
 use crate::workload::Op;
 
@@ -42,6 +43,13 @@ fn a_flush_after_a_restart_covers_what_a_failed_sync_lost() {
 #[test]
 fn the_cleaner_comes_to_an_end() {
     squeeze(0x59ee_2e76).unwrap_or_else(|why| panic!("{why}"));
+}
+
+/// The MARK that tells damage from a torn end was left out when a segment had no room for it: a flipped bit
+/// in what the segment's last flush had covered gave older data.
+#[test]
+fn a_flush_leaves_its_mark_in_a_full_segment_too() {
+    flip_bits(0xc601_00ae_8e47_0f21, false, 5);
 }
 
 /// Random workloads that once failed.
