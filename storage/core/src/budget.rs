@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::disk::Disk;
+use crate::disk_map::Changes;
 use crate::error::{Error, Result};
+use crate::segments::Segments;
 use crate::units::{BLOCK_SIZE, NODE_ENTRIES};
 
 /// Log appended since the last checkpoint, and changes in it, up to which recovery stays well under a
@@ -23,9 +25,15 @@ const REPLAY_ENTRIES: usize = 2 << 20;
 /// Changes for each leaf of the disk's map below which a checkpoint would write too many nodes for what it
 /// takes in: on a very large disk, recovery may take longer instead.
 const ENTRIES_PER_LEAF: u64 = 16;
+/// Log appended since the last checkpoint that makes one worthwhile when it writes few nodes for what it
+/// takes in: what was overwritten then comes back soon, to be used for the next segments.
+const DENSE_BYTES: u64 = 512 << 20;
 /// Zero-filled segments start this small and double while they are used up within a few seconds.
 const PREPARED_BYTES: std::ops::RangeInclusive<usize> = (4 << 20)..=(64 << 20);
 const PREPARED_GROWS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Spare segment files are removed when no segment was filled for so long.
+const SPARES_KEPT: Duration = Duration::from_secs(10);
 
 /// Work done behind the clients' backs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,6 +103,7 @@ pub struct Budget {
     is_stopping: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     has_threads: bool,
+    segments: Arc<Segments>,
     /// Something was overwritten, trimmed or deleted since space was last reclaimed.
     has_garbage: AtomicBool,
     /// Held while space is reclaimed on behalf of a write; counts how often that was done.
@@ -105,7 +114,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    pub fn new(memory_bytes: usize, background: bool) -> Arc<Budget> {
+    pub fn new(memory_bytes: usize, background: bool, segments: Arc<Segments>) -> Arc<Budget> {
         let budget = Arc::new(Budget {
             soft_bytes: memory_bytes / 8 * 3,
             hard_bytes: memory_bytes / 8 * 5,
@@ -117,6 +126,7 @@ impl Budget {
             is_stopping: AtomicBool::new(false),
             threads: Mutex::default(),
             has_threads: background,
+            segments,
             has_garbage: AtomicBool::new(false),
             reclaiming: Mutex::new(()),
             reclaimed: AtomicU64::new(0),
@@ -159,9 +169,9 @@ impl Budget {
         self.delta_bytes.fetch_add(grown, Ordering::Relaxed).wrapping_add(grown)
     }
 
-    /// Called after every change of the map with the bytes that the disk's changes take now, and how many
-    /// there are since the last checkpoint.
-    pub fn note(&self, disk: &Disk, bytes: usize, entries: usize) {
+    /// Called after every change of the map.
+    pub fn note(&self, disk: &Disk, changes: Changes) {
+        let Changes { bytes, entries, is_dense } = changes;
         let total = self.account(disk, bytes);
         if !self.has_garbage.load(Ordering::Relaxed) {
             self.has_garbage.store(true, Ordering::Relaxed);
@@ -169,6 +179,7 @@ impl Budget {
         let is_full = total > self.soft_bytes;
         let leaves = disk.size_bytes() / (BLOCK_SIZE * NODE_ENTRIES) as u64;
         let is_due = entries > REPLAY_ENTRIES && entries as u64 > leaves * ENTRIES_PER_LEAF
+            || is_dense && disk.bytes_since_checkpoint() > DENSE_BYTES
             || disk.bytes_since_checkpoint() > REPLAY_BYTES_MAX;
         if is_due || is_full && bytes >= total / 8 {
             self.request(disk, Chore::Checkpoint);
@@ -183,6 +194,13 @@ impl Budget {
     pub fn note_flush(&self, disk: &Disk) {
         if disk.log.wants_prepared() {
             self.request(disk, Chore::Prepare);
+        }
+    }
+
+    /// Files may have been kept for new segments: if those do not come, they are removed again.
+    pub fn note_spares(&self) {
+        if self.segments.has_spares() {
+            self.lanes[0].ready.notify_one();
         }
     }
 
@@ -263,6 +281,8 @@ impl Budget {
 
     /// Does the next chore of a lane. False when there is none (or, waiting, when the pool closes).
     fn run_one(&self, lane: usize, wait: bool) -> bool {
+        // The lane that has something to do with every segment that fills.
+        let keeps_spares = lane == 0;
         let lane = &self.lanes[lane];
         let (disk, chore) = {
             let mut queue = lane.queue.lock();
@@ -273,7 +293,12 @@ impl Budget {
                 if !wait || self.is_stopping.load(Ordering::Relaxed) {
                     return false;
                 }
-                lane.ready.wait(&mut queue);
+                if !keeps_spares || !self.segments.has_spares() {
+                    lane.ready.wait(&mut queue);
+                } else if lane.ready.wait_for(&mut queue, SPARES_KEPT).timed_out() {
+                    // A failure leaves files that the next recovery removes.
+                    let _ = self.segments.drop_spares();
+                }
             }
         };
         if let Some(disk) = disk.upgrade() {

@@ -7,8 +7,9 @@
 //! 4. Flush the log: all that the new root points to is durable. As 1.
 //! 5. Write the root into the anchor's other slot, sync it. Torn: the old root; whole: the new one.
 //! 6. Readers change over to the new tree; the changes' memory is freed.
-//! 7. Segments that nothing refers to are removed. They come from before P, and the durable root does not
-//!    need them; a removal undone by a power loss leaves a file that the next recovery ignores.
+//! 7. Segments that nothing refers to are removed, or their files used for new ones. They come from before P,
+//!    and the durable root does not need them; a removal undone by a power loss leaves a file that the next
+//!    recovery ignores.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,8 +20,9 @@ use crate::batch::Batch;
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::format::record::RECORD_HEADER_LEN;
-use crate::format::{Kind, Root, node};
+use crate::format::{Kind, Root, SegmentHeader, node};
 use crate::map::{NodeStore, UsageSink, merge};
+use crate::segment_reader::{file_len, read_header, read_trailer};
 use crate::units::{BlockIndex, Location, SegmentId};
 use crate::usage::UsageTable;
 
@@ -83,6 +85,7 @@ impl Disk {
         }
         root = self.checkpoint_once(&root, is_clean)?;
         self.free_garbage(&root)?;
+        self.budget.note_spares();
         self.request_cleaning();
         Ok(())
     }
@@ -152,10 +155,29 @@ impl Disk {
             usage.iter().filter(|(id, u)| is_dead(*id, u.live)).map(|(id, _)| id).collect()
         };
         for id in dead {
-            self.usage.lock().remove(id);
-            self.fetcher.segments.remove(id)?;
+            // What is kept stays listed: after a crash the next checkpoint finds it there again.
+            if !self.give_up(id)? {
+                self.usage.lock().remove(id);
+            }
         }
         Ok(())
+    }
+
+    /// Removes a segment; true if its file is kept for another one.
+    fn give_up(&self, id: SegmentId) -> Result<bool> {
+        let segments = &self.fetcher.segments;
+        if segments.is_spare(id) || !segments.contains(id) {
+            return Ok(segments.is_spare(id));
+        }
+        let segment = segments.get(id, self.id)?;
+        // Sealed: nobody will write to it any more. Its own: a power loss may have left a file that was
+        // used again under its old name too.
+        let is_own = |h: SegmentHeader| h.segment == id && h.disk == self.id;
+        let is_sealed = read_trailer(&segment)?.is_some();
+        if is_sealed && read_header(&segment)?.is_some_and(is_own) {
+            return segments.recycle(id, file_len(&segment)? as u64);
+        }
+        segments.remove(id).map(|()| false)
     }
 
     pub(crate) fn bytes_since_checkpoint(&self) -> u64 {

@@ -36,17 +36,22 @@ impl Disk {
         total - live.min(total) > share.max(live / 10 * 3).max(least)
     }
 
-    /// Blocks and nodes in use, and ever appended, in the segments that there are.
+    /// How many segments hold anything in use.
+    pub(crate) fn segments_in_use(&self) -> usize {
+        self.usage.lock().iter().filter(|(_, u)| u.live > 0).count()
+    }
+
+    /// Blocks and nodes in use, and ever appended, in the segments that hold anything in use.
     pub(crate) fn live_and_total(&self) -> (u64, u64) {
         let usage = self.usage.lock();
-        usage.iter().fold((0, 0), |(live, total), (_, u)| {
+        usage.iter().filter(|(_, u)| u.live > 0).fold((0, 0), |(live, total), (_, u)| {
             (live + u64::from(u.live), total + u64::from(u.total))
         })
     }
 
     /// Moves the living out of the segments with least of them, and makes the checkpoint that removes those.
     pub(crate) fn clean(&self) -> Result<()> {
-        let segments_before = self.usage.lock().iter().count();
+        let segments_before = self.segments_in_use();
         self.may_gain_by_cleaning.store(false, Ordering::Relaxed);
         let mut has_moved = false;
         for id in self.victims() {
@@ -56,7 +61,7 @@ impl Disk {
             self.checkpoint()?;
         }
         // Where a pass gains nothing, the next would not either, until something is written.
-        if self.usage.lock().iter().count() < segments_before {
+        if self.segments_in_use() < segments_before {
             self.may_gain_by_cleaning.store(true, Ordering::Relaxed);
             self.request_cleaning();
         }
@@ -67,7 +72,9 @@ impl Disk {
         let replay_segment = self.anchor.root().replay_segment;
         let mut candidates: Vec<_> = {
             let usage = self.usage.lock();
-            let is_worth_it = |live: u32, total: u32| u64::from(live) * 10 < u64::from(total) * 9;
+            // Those without any are removed by the next checkpoint as they are.
+            let is_worth_it =
+                |live: u32, total: u32| live > 0 && u64::from(live) * 10 < u64::from(total) * 9;
             let old = usage.iter().filter(|(id, _)| *id < replay_segment);
             old.filter(|(_, u)| is_worth_it(u.live, u.total)).collect()
         };

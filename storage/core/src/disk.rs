@@ -212,7 +212,7 @@ impl Disk {
             ("mapped_bytes", self.anchor.root().mapped_blocks * BLOCK_SIZE as u64),
             ("live_blocks", live),
             ("garbage_blocks", total - live.min(total)),
-            ("segments", self.usage.lock().iter().count() as u64),
+            ("segments", self.segments_in_use() as u64),
             ("read_bytes", count(&self.counters.read_bytes)),
             ("written_bytes", count(&self.counters.written_bytes)),
             ("appended_bytes", appended),

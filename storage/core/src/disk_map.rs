@@ -58,6 +58,17 @@ pub struct DiskMap {
     generation: AtomicU64,
 }
 
+/// What a disk's map holds beyond its tree.
+#[derive(Clone, Copy)]
+pub struct Changes {
+    /// Memory that changes not yet in the tree take.
+    pub bytes: usize,
+    /// Changes that no checkpoint has cut off yet …
+    pub entries: usize,
+    /// … and whether they lie close together.
+    pub is_dense: bool,
+}
+
 /// Enters a record into `delta`; records other than DATA and HOLE do not concern the map.
 pub fn apply(delta: &mut Delta, header: &RecordHeader, segment: SegmentId, offset: usize) {
     match header.kind {
@@ -139,14 +150,17 @@ impl DiskMap {
         self.generation() == origin.generation && layers.active.get(block) == origin.active
     }
 
-    /// Enters appended records. Call under the log's lock. Returns the memory that changes take now, and how
-    /// many there are that no checkpoint has cut off yet.
-    pub fn publish(&self, segment: SegmentId, drafts: &[Draft]) -> (usize, usize) {
+    /// Enters appended records. Call under the log's lock.
+    pub fn publish(&self, segment: SegmentId, drafts: &[Draft]) -> Changes {
         let mut layers = self.layers.write();
         for draft in drafts {
             apply(&mut layers.active, &draft.header, segment, draft.offset);
         }
-        (layers.delta_bytes(), layers.active.entries())
+        Changes {
+            bytes: layers.delta_bytes(),
+            entries: layers.active.entries(),
+            is_dense: layers.active.is_dense(),
+        }
     }
 
     /// Cuts off the changes so far for merging, `replay` being the log's position. If a former merge did

@@ -2,7 +2,7 @@
 //!
 //! Order of the modules, low to high; each uses only those before it (but for `budget`, which calls disks
 //! back to do their chores):
-//! `units`, `error`, `codec`, `format` (bytes on disk), `storage` (drives), `segments` (files),
+//! `units`, `error`, `codec`, `format` (bytes on disk), `storage` (drives), `spares`, `segments` (files),
 //! `segment_reader`, `map` (block → location), `batch`, `anchor_file`, `log`, `fetch`, `usage`, `disk_map`,
 //! `recovery`, `disk`, `write`, `checkpoint`, `clean`, `budget`, `pool`, `python`.
 
@@ -25,6 +25,7 @@ mod python;
 mod recovery;
 mod segment_reader;
 mod segments;
+mod spares;
 pub mod storage;
 pub mod units;
 mod usage;

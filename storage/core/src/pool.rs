@@ -79,11 +79,11 @@ impl Pool {
                 id_floor = id_floor.max(anchor.root().segment_high);
             }
         }
-        let budget = Budget::new(options.memory_bytes, options.background);
-        let segments = Segments::scan(drives, id_floor)?;
+        let segments = Arc::new(Segments::scan(drives, id_floor)?);
+        let budget = Budget::new(options.memory_bytes, options.background, segments.clone());
         Ok(Arc::new(Pool {
             segment_size: options.segment_size_bytes.min(segments.segment_size()),
-            segments: Arc::new(segments),
+            segments,
             nodes: Arc::new(NodeCache::new(Budget::node_cache_bytes(options.memory_bytes))),
             budget,
             anchors,
@@ -188,9 +188,11 @@ impl Pool {
         })
     }
 
-    /// Does all waiting chores now, on the caller's thread.
-    pub fn run_background(&self) {
+    /// Does all waiting chores now, and what is done when there are none for a while, on the caller's
+    /// thread.
+    pub fn run_background(&self) -> Result<()> {
         self.budget.run_waiting();
+        self.segments.drop_spares().map(|_| ())
     }
 
     /// Ends service in order. The first error is returned, after every disk has been tried.
@@ -201,7 +203,8 @@ impl Pool {
         let disks: Vec<_> = self.disks.lock().drain().map(|(_, disk)| disk).collect();
         let outcomes: Vec<_> = disks.iter().map(|disk| disk.close()).collect();
         self.budget.stop();
-        outcomes.into_iter().collect()
+        let spares = self.segments.drop_spares().map(|_| ());
+        outcomes.into_iter().chain([spares]).collect()
     }
 
     fn check_open(&self) -> Result<()> {

@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 use quick_cache::sync::Cache;
 
 use crate::error::{Error, Result};
+use crate::spares::{Spare, Spares};
 use crate::storage::{Drive, File, Space};
 use crate::units::{DiskId, SEGMENT_SIZE_BYTES_MAX, SegmentId};
 
@@ -53,6 +54,7 @@ pub struct Segments {
     missing: Vec<u32>,
     places: RwLock<HashMap<SegmentId, Place>>,
     open: Cache<SegmentId, Arc<Segment>>,
+    spares: Spares,
     highest_id: AtomicU32,
 }
 
@@ -102,6 +104,7 @@ impl Segments {
             missing,
             places: RwLock::new(places),
             open: Cache::new(OPEN_FILES_MAX),
+            spares: Spares::default(),
             highest_id: AtomicU32::new(high.0),
         })
     }
@@ -153,20 +156,45 @@ impl Segments {
         Ok(segment)
     }
 
-    /// Makes an empty segment file on the drive with most room, if that has room for `bytes`. The name is
-    /// durable after `sync_names`.
-    pub fn create(&self, disk: DiskId, bytes: usize, is_metadata: bool) -> Result<Arc<Segment>> {
+    /// Makes a segment file on the drive with most room, if that has room for `bytes`; also tells up to
+    /// where it is filled already, with what means nothing. The name is durable after `sync_names`.
+    pub fn create(
+        &self,
+        disk: DiskId,
+        bytes: usize,
+        is_metadata: bool,
+    ) -> Result<(Arc<Segment>, usize)> {
         let index = self.roomiest(bytes as u64, is_metadata)?;
         let next = |id: u32| id.checked_add(1);
         let last = self.highest_id.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         let exhausted = |_| Error::InvalidRequest("the pool has used up its segment ids".into());
         let id = SegmentId(last.map_err(exhausted)? + 1);
         let path = path_of(disk, id);
-        let file = self.drive(index)?.create(&path).map_err(|e| Error::io(path, e))?;
+        let drive = self.drive(index)?;
+        let (file, filled) = match self.reuse(disk, index, &path) {
+            Some(reused) => reused,
+            None => (drive.create(&path).map_err(|e| Error::io(path, e))?, 0),
+        };
         let segment = Arc::new(Segment::new(id, index, file));
         self.places.write().insert(id, Place { drive: index, disk });
         self.open.insert(id, segment.clone());
-        Ok(segment)
+        Ok((segment, filled))
+    }
+
+    /// Gives a spare file the name `path`. Any failure is answered by a new file.
+    fn reuse(&self, disk: DiskId, drive: u32, path: &str) -> Option<(Box<dyn File>, usize)> {
+        let spare = self.spares.take(disk, drive)?;
+        let drive = self.drive(drive).ok()?;
+        if drive.rename(&path_of(disk, spare.id), path).is_err() {
+            // A segment again, for the next checkpoint to remove.
+            self.places.write().insert(spare.id, Place { drive: spare.drive, disk });
+            return None;
+        }
+        match drive.open(path) {
+            Ok(file) => Some((file, spare.length as usize)),
+            // The name has to be free for the new file.
+            Err(_) => drive.remove(path).ok().and(None),
+        }
     }
 
     /// Makes the names of `disk`'s segments on `drive` durable.
@@ -184,8 +212,54 @@ impl Segments {
         self.drive(place.drive)?.remove(&path).map_err(|e| Error::io(path, e))
     }
 
+    /// Does the file of a segment that is gone wait to be used again?
+    pub fn is_spare(&self, id: SegmentId) -> bool {
+        self.spares.contains(id)
+    }
+
+    pub fn contains(&self, id: SegmentId) -> bool {
+        self.places.read().contains_key(&id)
+    }
+
+    /// As `remove`, but the file, `length` bytes long, may be kept under its old name for another segment:
+    /// true then. Only for one that nobody will write to any more.
+    pub fn recycle(&self, id: SegmentId, length: u64) -> Result<bool> {
+        let Some(Place { drive, disk }) = self.places.read().get(&id).copied() else {
+            return Ok(false);
+        };
+        let space =
+            self.drive(drive)?.space().map_err(|e| Error::io(format!("drive {drive}"), e))?;
+        let free_bytes = space.free_bytes.saturating_sub(reserve_of(&space));
+        if !self.spares.keep(Spare { id, disk, drive, length }, free_bytes) {
+            return self.remove(id).map(|()| false);
+        }
+        self.places.write().remove(&id);
+        self.open.remove(&id);
+        Ok(true)
+    }
+
+    pub fn has_spares(&self) -> bool {
+        !self.spares.is_empty()
+    }
+
+    /// Removes the files kept for new segments; true if there were any.
+    pub fn drop_spares(&self) -> Result<bool> {
+        self.drop_chosen_spares(|_| true)
+    }
+
+    fn drop_chosen_spares(&self, is_chosen: impl Fn(&Spare) -> bool) -> Result<bool> {
+        let spares = self.spares.take_all(is_chosen);
+        let has_any = !spares.is_empty();
+        let removed = spares.into_iter().map(|spare| {
+            let path = path_of(spare.disk, spare.id);
+            self.drive(spare.drive)?.remove(&path).map_err(|e| Error::io(path, e))
+        });
+        removed.fold(Ok(()), Result::and).map(|()| has_any)
+    }
+
     /// Removes all segments of `disk`, durably.
     pub fn remove_disk(&self, disk: DiskId) -> Result<()> {
+        self.drop_chosen_spares(|s| s.disk == disk)?;
         for id in self.of_disk(disk) {
             self.remove(id)?;
         }
@@ -208,8 +282,14 @@ impl Segments {
         if left >= 0 {
             return Ok(());
         }
-        let space = at.drive.space().map_err(|e| Error::io(format!("drive {drive}"), e))?;
-        let usable = space.free_bytes.saturating_sub(reserve_of(&space));
+        let look = || -> Result<u64> {
+            let space = at.drive.space().map_err(|e| Error::io(format!("drive {drive}"), e))?;
+            Ok(space.free_bytes.saturating_sub(reserve_of(&space)))
+        };
+        let mut usable = look()?;
+        if usable < bytes as u64 && self.drop_chosen_spares(|s| s.drive == drive)? {
+            usable = look()?;
+        }
         if usable < bytes as u64 {
             at.credit.store(0, Ordering::Relaxed);
             return Err(Error::NoSpace);
@@ -220,12 +300,13 @@ impl Segments {
         Ok(())
     }
 
-    /// Free and total bytes over all present drives, the reserve taken off.
+    /// Free and total bytes over all present drives, the reserve taken off; spare files count as free.
     pub fn space(&self) -> Result<Space> {
         let mut sum = Space { free_bytes: 0, total_bytes: 0 };
         for (index, at) in &self.drives {
             let space = at.drive.space().map_err(|e| Error::io(format!("drive {index}"), e))?;
-            sum.free_bytes += space.free_bytes.saturating_sub(reserve_of(&space));
+            let free_bytes = space.free_bytes + self.spares.bytes_on(*index);
+            sum.free_bytes += free_bytes.saturating_sub(reserve_of(&space));
             sum.total_bytes += space.total_bytes;
         }
         Ok(sum)
@@ -245,6 +326,13 @@ impl Segments {
     }
 
     fn roomiest(&self, bytes: u64, is_metadata: bool) -> Result<u32> {
+        match self.find_roomiest(bytes, is_metadata) {
+            Err(Error::NoSpace) if self.drop_spares()? => self.find_roomiest(bytes, is_metadata),
+            found => found,
+        }
+    }
+
+    fn find_roomiest(&self, bytes: u64, is_metadata: bool) -> Result<u32> {
         let mut best = None;
         for (index, at) in &self.drives {
             let space = at.drive.space().map_err(|e| Error::io(format!("drive {index}"), e))?;

@@ -238,8 +238,8 @@ impl Disk {
 
     /// Enters an appended batch into map and accounts.
     pub(crate) fn publish(&self, batch: &Batch, appended: &Appended, log: &LogGuard) {
-        let (delta_bytes, entries) = self.map.publish(appended.segment.id, batch.drafts());
-        self.budget.note(self, delta_bytes, entries);
+        let changes = self.map.publish(appended.segment.id, batch.drafts());
+        self.budget.note(self, changes);
         self.note_appended(batch, appended, log);
     }
 

@@ -138,7 +138,7 @@ impl LogGuard<'_> {
     fn roll(&mut self, len: usize, is_metadata: bool) -> Result<()> {
         let (segment, filled) = match self.state.prepared.take() {
             Some(prepared) => (prepared.segment, prepared.filled),
-            None => (self.log.context.segments.create(self.log.context.disk, len, is_metadata)?, 0),
+            None => self.log.context.segments.create(self.log.context.disk, len, is_metadata)?,
         };
         if let Err(error) = self.log.context.anchor.add_drive(segment.drive) {
             self.log.context.segments.remove(segment.id)?;

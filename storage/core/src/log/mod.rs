@@ -51,7 +51,8 @@ struct Active {
     segment: Arc<Segment>,
     /// Where the next record goes.
     end: usize,
-    /// The file is filled with zeros, durably, up to here: syncing writes below changes no file metadata.
+    /// The file is filled up to here, durably, with zeros or what an earlier segment left: syncing writes
+    /// below changes no file metadata.
     filled: usize,
     first_lsn: Lsn,
     log_index: u64,
@@ -67,7 +68,7 @@ pub struct Retired {
     pub summary: Vec<u8>,
 }
 
-/// A segment file made and filled with zeros in advance.
+/// A segment file made and filled in advance.
 pub struct Prepared {
     pub segment: Arc<Segment>,
     pub filled: usize,
@@ -275,19 +276,19 @@ impl Log {
         state.prepared.is_none() && is_low && state.failed.is_none()
     }
 
-    /// Makes the next segment: `length` zero bytes, durable together with its name.
+    /// Makes the next segment: at least `length` bytes that mean nothing, durable together with its name.
     pub fn prepare(&self, length: usize) -> Result<()> {
         // Asked for twice while the first was being filled.
         if self.state.lock().prepared.is_some() {
             return Ok(());
         }
         let length = length.min(self.context.segment_size);
-        let segment = self.context.segments.create(self.context.disk, length, false)?;
+        let (segment, filled) = self.context.segments.create(self.context.disk, length, false)?;
         let fill = || -> Result<()> {
             self.context.segments.admit(segment.drive, length)?;
             let zeros = vec![0u8; length.min(1 << 20)];
             let place = || format!("segment {:08x}", segment.id.0);
-            for at in (0..length).step_by(zeros.len()) {
+            for at in (filled..length).step_by(zeros.len()) {
                 let part = &zeros[..zeros.len().min(length - at)];
                 segment.file.write_at(part, at as u64).map_err(|e| Error::io(place(), e))?;
             }
@@ -304,7 +305,7 @@ impl Log {
             drop(state);
             return self.context.segments.remove(segment.id);
         }
-        state.prepared = Some(Prepared { segment, filled: length });
+        state.prepared = Some(Prepared { segment, filled: length.max(filled) });
         Ok(())
     }
 

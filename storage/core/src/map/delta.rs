@@ -17,8 +17,11 @@ use hashbrown::hash_map::Entry;
 
 use super::hash::IntegerHash;
 use super::holes::HoleRanges;
-use super::region::{REGION_BITS, REGION_BLOCKS, Region};
+use super::region::{REGION_BITS, REGION_BLOCKS, REGION_LEAVES, Region};
 use crate::units::{BlockIndex, EXTENT_BLOCKS_MAX, Location};
+
+/// Entries of a region, 64 for each of its leaves, from which on it counts as densely changed.
+const DENSE_ENTRIES: usize = 64 * REGION_LEAVES;
 
 #[derive(Default)]
 pub struct Delta {
@@ -143,6 +146,11 @@ impl Delta {
     /// Blocks listed one by one.
     pub fn entries(&self) -> usize {
         self.entries
+    }
+
+    /// Are there so many changes for each leaf they touch that merging them writes next to nothing?
+    pub fn is_dense(&self) -> bool {
+        self.entries >= self.regions.len() * DENSE_ENTRIES
     }
 
     /// Knows nothing about any block.

@@ -50,6 +50,10 @@ impl Drive for FsDrive {
         fs::remove_file(self.root.join(path))
     }
 
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.root.join(from), self.root.join(to))
+    }
+
     fn remove_dir(&self, path: &str) -> io::Result<()> {
         match fs::remove_dir(self.root.join(path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -30,6 +30,9 @@ pub trait Drive: Send + Sync {
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &str) -> io::Result<Box<dyn File>>;
     fn remove(&self, path: &str) -> io::Result<()>;
+    /// Gives a file another name, which no file has. As if the new name were created and the old one removed:
+    /// each durable after `sync_dir` of its own folder.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes an empty folder; a missing one is no error.
     fn remove_dir(&self, path: &str) -> io::Result<()>;
     /// Names in a folder, unsorted; a missing folder is empty.

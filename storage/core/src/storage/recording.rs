@@ -298,6 +298,19 @@ impl Drive for RecordingDrive {
         Ok(())
     }
 
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let (from, to) = (self.path(from), self.path(to));
+        let mut state = self.shared.state.lock();
+        state.faults.check(Call::Rename, &from)?;
+        if state.names.contains_key(&to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let inode = state.names.remove(&from).ok_or_else(missing)?;
+        state.names.insert(to.clone(), inode);
+        state.record(Change::Rename { from, to, inode });
+        Ok(())
+    }
+
     fn remove_dir(&self, path: &str) -> io::Result<()> {
         let full = self.path(path);
         let mut state = self.shared.state.lock();

@@ -83,7 +83,7 @@ pub fn check(files: Files, wanted: &[u8]) -> Result<bool, String> {
         let Ok(disk) = pool.open_disk(DiskId(1), wanted.len() as u64) else { return Ok(true) };
         is_noticed |= check_blocks(&disk, wanted).map_err(|e| format!("{round}: {e}"))? > 0;
         is_noticed |= disk.checkpoint().is_err();
-        pool.run_background();
+        is_noticed |= pool.run_background().is_err();
         check_blocks(&disk, wanted).map_err(|e| format!("{round}, checkpointed: {e}"))?;
         is_noticed |= pool.close().is_err();
     }

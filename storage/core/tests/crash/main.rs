@@ -9,6 +9,7 @@ mod hostile;
 mod model;
 mod property;
 mod regressions;
+mod reuse;
 mod sampled;
 mod threads;
 mod workload;

@@ -143,7 +143,7 @@ impl Arena {
     fn checkpoint(&self, pool: &Pool) {
         while !self.is_over.load(Ordering::Relaxed) {
             self.disk.checkpoint().expect("no fault was injected");
-            pool.run_background();
+            pool.run_background().expect("no fault was injected");
             thread::sleep(Duration::from_micros(300));
         }
     }

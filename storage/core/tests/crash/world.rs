@@ -132,10 +132,7 @@ impl World {
         match *op {
             Op::Create { disk } => self.create(disk),
             Op::Delete { disk } => self.delete(disk),
-            Op::Background => {
-                self.pool().run_background();
-                Ok(())
-            }
+            Op::Background => self.pool().run_background(),
             Op::Restart => self.restart(),
             Op::Write { disk, .. }
             | Op::Zero { disk, .. }

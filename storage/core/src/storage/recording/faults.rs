@@ -8,6 +8,7 @@ pub enum Call {
     Create,
     Open,
     Remove,
+    Rename,
     RemoveDir,
     List,
     SyncDir,
@@ -20,10 +21,11 @@ pub enum Call {
 }
 
 /// Every kind of call.
-pub const CALLS: [Call; 12] = [
+pub const CALLS: [Call; 13] = [
     Call::Create,
     Call::Open,
     Call::Remove,
+    Call::Rename,
     Call::RemoveDir,
     Call::List,
     Call::SyncDir,

@@ -32,6 +32,11 @@ pub enum Change {
     Remove {
         path: String,
     },
+    Rename {
+        from: String,
+        to: String,
+        inode: Inode,
+    },
     Write {
         inode: Inode,
         offset: usize,
@@ -271,6 +276,10 @@ impl Image {
                 Name::change(&mut self.names, path, Some(*inode));
             }
             Change::Remove { path } => Name::change(&mut self.names, path, None),
+            Change::Rename { from, to, inode } => {
+                Name::change(&mut self.names, from, None);
+                Name::change(&mut self.names, to, Some(*inode));
+            }
             Change::Write { inode, .. }
             | Change::SetLen { inode, .. }
             | Change::Punch { inode, .. } => {
