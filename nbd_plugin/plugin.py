@@ -225,7 +225,9 @@ def cleanup() -> None:
     except Exception as exc:
         # nbdkit would end with status 0; nothing is lost, but the next start has to recover.
         if isinstance(exc, StorageError):
-            print(f"nearstone: the pool was not closed in order: {exc}", file=sys.stderr, flush=True)
+            print(
+                f"nearstone: the pool was not closed in order: {exc}", file=sys.stderr, flush=True
+            )
         else:
             traceback.print_exc()
         os._exit(1)

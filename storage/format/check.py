@@ -159,7 +159,9 @@ class _DiskCheck:
         try:
             disk = self._folder.open_disk(self._disk)
         except Damage as damage:
-            self._note(Severity.DAMAGE, damage)
+            # A disk whose making was interrupted: its row comes last, so nobody misses it.
+            is_unknown = self._folder.catalog is not None and self._size_blocks is None
+            self._note(Severity.LEFTOVER if is_unknown else Severity.DAMAGE, damage)
             return
         with disk:
             self.report.checkpoint = disk.root.seq

@@ -6,8 +6,8 @@
 //! or one. A segment is removed by a checkpoint that no longer needs it, never by the cleaner.
 //!
 //! It is lazy while the drives have room: garbage costs nothing until space is wanted, and moving the
-//! living is dear as long as they are many. What is allowed is 30 % of the living data, or a quarter of
-//! the free space if that is more.
+//! living is dear as long as they are many. What is allowed is as much garbage as there is living data, but
+//! no more than a quarter of the free space, and 30 % of the living data in any case.
 
 use std::sync::atomic::Ordering;
 
@@ -33,7 +33,7 @@ impl Disk {
             free_bytes / BLOCK_SIZE as u64 / 4 / self.budget.open_disks().len().max(1) as u64;
         // The last two segments' worth is never worth it: a checkpoint leaves garbage of its own.
         let least = 2 * (self.log.segment_size() / BLOCK_SIZE) as u64;
-        total - live.min(total) > share.max(live / 10 * 3).max(least)
+        total - live.min(total) > share.min(live).max(live / 10 * 3).max(least)
     }
 
     /// How many segments hold anything in use.

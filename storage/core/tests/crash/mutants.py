@@ -116,7 +116,9 @@ MUTANTS = [
         "        write_again(segment, range.clone())?;\n",
         "        let _ = (segment, range);\n",
     ),
-    Mutant("unsealed files are used again", "if is_sealed && read", "if (is_sealed || true) && read"),
+    Mutant(
+        "unsealed files are used again", "if is_sealed && read", "if (is_sealed || true) && read"
+    ),
     Mutant("reads believe payloads", "payload.filter(|p| header.payload_matches(p))", "payload"),
     Mutant(
         "ragged writes do not look again",
