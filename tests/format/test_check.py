@@ -161,7 +161,7 @@ def test_a_missing_live_segment_is_damage(pool: PoolWriter, disk: DiskWriter) ->
 
 
 def test_a_disk_whose_making_was_interrupted(pool: PoolWriter, disk: DiskWriter) -> None:
-    """Its anchor may be torn, and the catalog has never heard of it: no damage, but it is removed."""
+    """Its anchor may be torn, and the catalog never heard of it: no damage, it is removed."""
     fill(disk)
     pool.save()
     (pool.path / "anchors" / "00000009.anchor").write_bytes(bytes(100))
