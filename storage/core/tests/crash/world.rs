@@ -16,11 +16,16 @@ use crate::workload::{Op, Shape};
 
 pub const POOL_UUID: [u8; 16] = *b"nearstone-crash!";
 
+/// Slots of snapshots: the snapshot's number on top.
+const SNAPSHOTS: u32 = 100;
+
 /// A disk as the catalog and the model know it. The catalog is taken to be perfect: what it says, it says
 /// durably.
 struct DiskState {
     id: DiskId,
     slot: u32,
+    /// A snapshot or a clone.
+    is_copy: bool,
     handle: Option<Arc<Disk>>,
     model: DiskModel,
     /// Change count when its creation was acknowledged; before that it has no row.
@@ -116,7 +121,17 @@ impl World {
         let handle = Some(self.pool().open_disk(id, size)?);
         let model = DiskModel::new(size);
         let sizes = vec![(created, size)];
-        self.disks.push(DiskState { id, slot, handle, model, created, deleted: None, sizes });
+        let is_copy = false;
+        self.disks.push(DiskState {
+            id,
+            slot,
+            is_copy,
+            handle,
+            model,
+            created,
+            deleted: None,
+            sizes,
+        });
         Ok(())
     }
 
@@ -124,7 +139,82 @@ impl World {
         let Some(index) = self.index(slot) else { return Ok(()) };
         self.disks[index].deleted = Some(self.drive.changes());
         self.disks[index].handle = None;
-        self.pool().delete_disk(self.disks[index].id)
+        self.pool().delete_disk(self.disks[index].id).map(|_| ())
+    }
+
+    /// Takes up a disk that has just been made as a copy of disk `origin`.
+    fn take_up(&mut self, id: DiskId, slot: u32, origin: usize) -> Result<(), Error> {
+        let created = self.drive.changes();
+        let origin = &self.disks[origin];
+        let size = origin.size_at(usize::MAX);
+        let model = DiskModel::holding(origin.model.now().to_vec());
+        let handle = Some(self.pool().open_disk(id, size)?);
+        let sizes = vec![(created, size)];
+        let is_copy = true;
+        self.disks.push(DiskState {
+            id,
+            slot,
+            is_copy,
+            handle,
+            model,
+            created,
+            deleted: None,
+            sizes,
+        });
+        Ok(())
+    }
+
+    fn next_id(&mut self) -> DiskId {
+        self.next_id += 1;
+        DiskId(self.next_id - 1)
+    }
+
+    fn snapshot(&mut self, slot: u32, number: u32) -> Result<(), Error> {
+        self.delete(SNAPSHOTS + number)?;
+        let Some(origin) = self.index(slot) else { return Ok(()) };
+        let id = self.next_id();
+        self.pool().snapshot(&[(self.disks[origin].id, id)])?;
+        let now = self.drive.changes();
+        self.disks[origin].model.flushed(now);
+        self.take_up(id, SNAPSHOTS + number, origin)
+    }
+
+    fn clone_disk(&mut self, number: u32, slot: u32) -> Result<(), Error> {
+        if self.index(SNAPSHOTS + number).is_none() {
+            return Ok(());
+        }
+        self.delete(slot)?;
+        let origin = self.index(SNAPSHOTS + number).expect("it is there");
+        let id = self.next_id();
+        self.pool().clone_disk(self.disks[origin].id, id)?;
+        self.take_up(id, slot, origin)
+    }
+
+    fn rollback(&mut self, slot: u32, number: u32) -> Result<(), Error> {
+        let indexes = (self.index(slot), self.index(SNAPSHOTS + number));
+        let (Some(index), Some(origin)) = indexes else { return Ok(()) };
+        let size = self.disks[index].size_at(usize::MAX);
+        if self.disks[origin].size_at(usize::MAX) != size {
+            return Ok(());
+        }
+        let (id, snapshot) = (self.disks[index].id, self.disks[origin].id);
+        let data = self.disks[origin].model.now().into();
+        let begin = self.drive.changes();
+        let steps = self.disks[index].model.begin(vec![Patch::Bytes { offset: 0, data }], begin);
+        self.disks[index].handle = None;
+        let outcome = self.pool().rollback_disk(id, size, snapshot);
+        let handle = self.pool().open_disk(id, size)?;
+        let after = self.drive.changes();
+        let model = &mut self.disks[index].model;
+        match &outcome {
+            Ok(()) => {
+                model.acknowledge(steps, after);
+                model.flushed(after);
+            }
+            Err(_) => model.fail(steps, after, &read_all(&handle)?),
+        }
+        self.disks[index].handle = Some(handle);
+        outcome
     }
 
     /// Does `op`, which is none of the crashes. After an error the model counts it as failed.
@@ -132,6 +222,10 @@ impl World {
         match *op {
             Op::Create { disk } => self.create(disk),
             Op::Delete { disk } => self.delete(disk),
+            Op::Snapshot { disk, number } => self.snapshot(disk, number),
+            Op::Clone { number, disk } => self.clone_disk(number, disk),
+            Op::Rollback { disk, number } => self.rollback(disk, number),
+            Op::DeleteSnapshot { number } => self.delete(SNAPSHOTS + number),
             Op::Background => self.pool().run_background(),
             Op::Restart => self.restart(),
             Op::Write { disk, .. }
@@ -235,6 +329,12 @@ impl World {
         drop(pool);
         let closed = self.drive.changes();
         let pool = open_pool(&self.shape, &self.drive)?;
+        // What others still held of a deleted disk: its row says that it is to go.
+        for id in pool.stored_disks()? {
+            if !self.disks.iter().any(|d| d.id == id && d.deleted.is_none()) {
+                pool.delete_disk(id)?;
+            }
+        }
         for disk in self.disks.iter_mut().filter(|d| d.deleted.is_none()) {
             disk.model.flushed(closed);
             disk.handle = Some(pool.open_disk(disk.id, disk.size_at(usize::MAX))?);
@@ -258,8 +358,12 @@ impl World {
         Ok(())
     }
 
-    /// No file may belong to a disk that is gone.
+    /// No file may belong to a disk that is gone, unless a snapshot or clone may need it.
     pub fn check_leftovers(&self) -> Result<(), String> {
+        let is_shared = |d: &DiskState| d.deleted.is_none() && d.is_copy;
+        if self.disks.iter().any(is_shared) {
+            return Ok(());
+        }
         let ids: Vec<String> = self
             .disks
             .iter()
@@ -370,6 +474,7 @@ impl World {
             disks.push(DiskState {
                 id: disk.id,
                 slot: disk.slot,
+                is_copy: disk.is_copy,
                 sizes: vec![(0, disk.size_at(changes))],
                 handle: Some(handle),
                 model,
