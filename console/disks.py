@@ -9,7 +9,8 @@ import typer
 from console.access import open_service
 from console.invocation import Invocation
 from storage.errors import DiskNotFound, NeedsConfirmation
-from storage.pool import Pool, check_description, check_name
+from storage.names import check_description, check_name
+from storage.pool import Pool
 from storage.pool_init import is_pool
 from storage.service import DiskDetails, DiskInfo, PoolService
 from storage.units import format_size, parse_disk_size

@@ -22,7 +22,6 @@ may take long (recovery, deletion), so that such work on one disk delays no othe
 """
 
 import os
-import re
 import threading
 import time
 from collections import Counter, defaultdict
@@ -35,7 +34,6 @@ from storage import leftovers
 from storage.catalog import CATALOG_FILE, Catalog, DiskRow
 from storage.drives import Drive, find_drives
 from storage.errors import (
-    BadName,
     Corrupt,
     DiskInUse,
     DiskNotFound,
@@ -51,6 +49,7 @@ from storage.errors import (
     StorageError,
 )
 from storage.lock import PoolLock
+from storage.names import check_description, check_name
 from storage.pool_init import init_pool, is_pool
 from storage.service import DiskDetails, DiskInfo, DiskState, DriveState, PoolStatus
 from storage.units import MIB, ByteSize, DiskId, UnixSeconds, check_disk_size, format_time
@@ -62,37 +61,6 @@ MEMORY_BYTES_DEFAULT: Final = 256 * MIB
 
 CoreOpener = Callable[[str, bytes, "list[tuple[int, str | None]]", int], "_core.Pool"]
 """`_core.Pool.open`, or what stands in for it in a test."""
-
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
-_NAME_LENGTH_MAX: Final = 128
-_DESCRIPTION_LENGTH_MAX: Final = 1024  # of 4-byte characters: what an NBD export description holds
-
-
-def check_name(name: str) -> str:
-    """Returns `name` if a disk may have it. Raises: BadName.
-
-    The sign set is one that needs no quoting in a URI, a shell, XML or a file name.
-    """
-    if not name:
-        raise BadName(name=name, reason="it is empty")
-    if len(name) > _NAME_LENGTH_MAX:
-        raise BadName(
-            name=f"{name[:24]}…", reason=f"it is longer than {_NAME_LENGTH_MAX} characters"
-        )
-    if not _NAME.fullmatch(name):
-        raise BadName(name=name, reason="it has characters that are not allowed")
-    return name
-
-
-def check_description(description: str) -> str:
-    """Returns `description` if it can be stored and shown in one line. Raises: InvalidRequest."""
-    if len(description) > _DESCRIPTION_LENGTH_MAX:
-        raise InvalidRequest(
-            reason=f"a description has at most {_DESCRIPTION_LENGTH_MAX} characters"
-        )
-    if not description.isprintable():
-        raise InvalidRequest(reason="a description is one line of printable characters")
-    return description
 
 
 def _check_ready(row: DiskRow) -> None:

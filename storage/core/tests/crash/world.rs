@@ -11,29 +11,27 @@ use _core::units::{BLOCK_SIZE, DiskId};
 use _core::{Disk, Error, Options, Pool};
 
 use crate::content;
+use crate::copies::SNAPSHOTS;
 use crate::model::{Crash, DiskModel, Patch, Prefix, groups};
 use crate::workload::{Op, Shape};
 
 pub const POOL_UUID: [u8; 16] = *b"nearstone-crash!";
 
-/// Slots of snapshots: the snapshot's number on top.
-const SNAPSHOTS: u32 = 100;
-
 /// A disk as the catalog and the model know it. The catalog is taken to be perfect: what it says, it says
 /// durably.
-struct DiskState {
-    id: DiskId,
-    slot: u32,
+pub struct DiskState {
+    pub id: DiskId,
+    pub slot: u32,
     /// A snapshot or a clone.
-    is_copy: bool,
-    handle: Option<Arc<Disk>>,
-    model: DiskModel,
+    pub is_copy: bool,
+    pub handle: Option<Arc<Disk>>,
+    pub model: DiskModel,
     /// Change count when its creation was acknowledged; before that it has no row.
-    created: usize,
+    pub created: usize,
     /// Change count when its row was marked for deletion.
-    deleted: Option<usize>,
+    pub deleted: Option<usize>,
     /// `(change count, size)` of each commit of a size.
-    sizes: Vec<(usize, u64)>,
+    pub sizes: Vec<(usize, u64)>,
 }
 
 impl DiskState {
@@ -41,7 +39,7 @@ impl DiskState {
         self.created <= changes && self.deleted.is_none_or(|begin| begin >= changes)
     }
 
-    fn size_at(&self, changes: usize) -> u64 {
+    pub fn size_at(&self, changes: usize) -> u64 {
         let known = self.sizes.iter().rev().find(|(at, _)| *at <= changes);
         known.or(self.sizes.first()).expect("sizes has the first one").1
     }
@@ -51,8 +49,8 @@ pub struct World {
     pub shape: Shape,
     pub drive: RecordingDrive,
     pub pool: Option<Arc<Pool>>,
-    disks: Vec<DiskState>,
-    next_id: u32,
+    pub disks: Vec<DiskState>,
+    pub next_id: u32,
 }
 
 /// What a crash left of one disk.
@@ -95,11 +93,11 @@ impl World {
         Ok(world)
     }
 
-    fn pool(&self) -> &Arc<Pool> {
+    pub fn pool(&self) -> &Arc<Pool> {
         self.pool.as_ref().expect("the pool is open between operations")
     }
 
-    fn index(&self, slot: u32) -> Option<usize> {
+    pub fn index(&self, slot: u32) -> Option<usize> {
         self.disks.iter().position(|d| d.slot == slot && d.deleted.is_none())
     }
 
@@ -135,86 +133,11 @@ impl World {
         Ok(())
     }
 
-    fn delete(&mut self, slot: u32) -> Result<(), Error> {
+    pub fn delete(&mut self, slot: u32) -> Result<(), Error> {
         let Some(index) = self.index(slot) else { return Ok(()) };
         self.disks[index].deleted = Some(self.drive.changes());
         self.disks[index].handle = None;
         self.pool().delete_disk(self.disks[index].id).map(|_| ())
-    }
-
-    /// Takes up a disk that has just been made as a copy of disk `origin`.
-    fn take_up(&mut self, id: DiskId, slot: u32, origin: usize) -> Result<(), Error> {
-        let created = self.drive.changes();
-        let origin = &self.disks[origin];
-        let size = origin.size_at(usize::MAX);
-        let model = DiskModel::holding(origin.model.now().to_vec());
-        let handle = Some(self.pool().open_disk(id, size)?);
-        let sizes = vec![(created, size)];
-        let is_copy = true;
-        self.disks.push(DiskState {
-            id,
-            slot,
-            is_copy,
-            handle,
-            model,
-            created,
-            deleted: None,
-            sizes,
-        });
-        Ok(())
-    }
-
-    fn next_id(&mut self) -> DiskId {
-        self.next_id += 1;
-        DiskId(self.next_id - 1)
-    }
-
-    fn snapshot(&mut self, slot: u32, number: u32) -> Result<(), Error> {
-        self.delete(SNAPSHOTS + number)?;
-        let Some(origin) = self.index(slot) else { return Ok(()) };
-        let id = self.next_id();
-        self.pool().snapshot(&[(self.disks[origin].id, id)])?;
-        let now = self.drive.changes();
-        self.disks[origin].model.flushed(now);
-        self.take_up(id, SNAPSHOTS + number, origin)
-    }
-
-    fn clone_disk(&mut self, number: u32, slot: u32) -> Result<(), Error> {
-        if self.index(SNAPSHOTS + number).is_none() {
-            return Ok(());
-        }
-        self.delete(slot)?;
-        let origin = self.index(SNAPSHOTS + number).expect("it is there");
-        let id = self.next_id();
-        self.pool().clone_disk(self.disks[origin].id, id)?;
-        self.take_up(id, slot, origin)
-    }
-
-    fn rollback(&mut self, slot: u32, number: u32) -> Result<(), Error> {
-        let indexes = (self.index(slot), self.index(SNAPSHOTS + number));
-        let (Some(index), Some(origin)) = indexes else { return Ok(()) };
-        let size = self.disks[index].size_at(usize::MAX);
-        if self.disks[origin].size_at(usize::MAX) != size {
-            return Ok(());
-        }
-        let (id, snapshot) = (self.disks[index].id, self.disks[origin].id);
-        let data = self.disks[origin].model.now().into();
-        let begin = self.drive.changes();
-        let steps = self.disks[index].model.begin(vec![Patch::Bytes { offset: 0, data }], begin);
-        self.disks[index].handle = None;
-        let outcome = self.pool().rollback_disk(id, size, snapshot);
-        let handle = self.pool().open_disk(id, size)?;
-        let after = self.drive.changes();
-        let model = &mut self.disks[index].model;
-        match &outcome {
-            Ok(()) => {
-                model.acknowledge(steps, after);
-                model.flushed(after);
-            }
-            Err(_) => model.fail(steps, after, &read_all(&handle)?),
-        }
-        self.disks[index].handle = Some(handle);
-        outcome
     }
 
     /// Does `op`, which is none of the crashes. After an error the model counts it as failed.
