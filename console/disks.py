@@ -1,21 +1,29 @@
 """``nearstone disk``: the disks of a pool. Import, export and attach have their own modules."""
 
 import sys
+import time
 from typing import Annotated, Final
 
 import typer
 
 from console.access import open_service
 from console.invocation import Invocation
-from storage.errors import NeedsConfirmation
-from storage.pool import Pool, check_description, check_name
+from storage.errors import DiskNotFound, NeedsConfirmation
+from storage.names import check_description, check_name
+from storage.pool import Pool
 from storage.pool_init import is_pool
-from storage.service import DiskDetails, DiskInfo
+from storage.service import DiskDetails, DiskInfo, PoolService
 from storage.units import format_size, parse_disk_size
 
 app = typer.Typer(help="Make, show, change, move and attach disks.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The disk's name.", show_default=False)]
+Snapshot = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME@SNAP", help="The disk's and the snapshot's name.", show_default=False
+    ),
+]
 Size = Annotated[
     str,
     typer.Argument(
@@ -180,6 +188,113 @@ def rename(
 
 
 @app.command()
+def snapshot(
+    ctx: typer.Context,
+    name: Name,
+    snapshot_name: Annotated[
+        str,
+        typer.Argument(metavar="[SNAP]", help="What to call it; the time of day if left out."),
+    ] = "",
+    group: Annotated[
+        list[str] | None,
+        typer.Option("--group", metavar="NAME", help="Another disk to freeze at the same instant."),
+    ] = None,
+) -> None:
+    """Freeze a disk as it is now, as NAME@SNAP. Clients go on meanwhile.
+
+    A snapshot is served read-only under that name. It takes no space but for what the disk changes
+    afterwards. With --group, several disks are frozen at one instant: all of them, or none.
+
+    Examples:
+
+    ```
+    nearstone disk snapshot mail before-upgrade
+    nearstone disk snapshot database nightly --group database-log --group mail
+    ```
+    """
+    invocation = Invocation.of(ctx)
+    snapshot_name = snapshot_name or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    with invocation.service() as service:
+        made = service.snapshot_disks([name, *(group or [])], snapshot_name)
+    names = ", ".join(disk.name for disk in made)
+    invocation.output.result([disk.to_json() for disk in made], f"made {names}")
+
+
+@app.command()
+def snapshots(ctx: typer.Context, name: Name) -> None:
+    """List a disk's snapshots, oldest first.
+
+    Example:
+
+    ```
+    nearstone disk snapshots mail
+    ```
+    """
+    invocation = Invocation.of(ctx)
+    with invocation.service() as service:
+        found = service.list_snapshots(name)
+    invocation.output.table(
+        [disk.to_json() for disk in found],
+        ["NAME", ">SIZE", "CREATED", ">CLIENTS"],
+        [
+            [disk.name, format_size(disk.size_bytes), disk.created, str(disk.clients)]
+            for disk in found
+        ],
+    )
+
+
+@app.command()
+def clone(
+    ctx: typer.Context,
+    name: Snapshot,
+    new_name: Annotated[
+        str, typer.Argument(metavar="NEW", help="The new disk's name.", show_default=False)
+    ],
+) -> None:
+    """Make a disk that begins as a snapshot, at once and without copying.
+
+    Snapshot and clone do not depend on each other: either can be deleted first.
+
+    Example:
+
+    ```
+    nearstone disk clone debian@golden web1
+    ```
+    """
+    invocation = Invocation.of(ctx)
+    with invocation.service() as service:
+        disk = service.clone_disk(name, new_name)
+    _tell(invocation, disk, f"made disk {disk.name} of {format_size(disk.size_bytes)} from {name}")
+
+
+@app.command()
+def rollback(
+    ctx: typer.Context,
+    name: Snapshot,
+    is_confirmed: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")
+    ] = False,
+) -> None:
+    """Give a disk the contents and the size it had at a snapshot. What came after is lost.
+
+    Refused while clients use the disk. All its snapshots stay. Asks first on a terminal; elsewhere
+    --yes is needed.
+
+    Example:
+
+    ```
+    nearstone disk rollback mail@before-upgrade --yes
+    ```
+    """
+    invocation = Invocation.of(ctx)
+    if not is_confirmed:
+        _ask(invocation, f"lose what changed since {name}")
+    with invocation.service() as service:
+        disk = service.rollback_disk(name)
+    _tell(invocation, disk, f"disk {disk.name} is as it was at {name}")
+
+
+@app.command()
 def delete(
     ctx: typer.Context,
     name: Name,
@@ -190,28 +305,39 @@ def delete(
         bool, typer.Option("--force", help="Delete it even while clients use it.")
     ] = False,
 ) -> None:
-    """Delete a disk and all its data.
+    """Delete a disk and all its data, or one of its snapshots (NAME@SNAP).
 
-    Asks first on a terminal; elsewhere --yes is needed.
+    A disk that has snapshots is not deleted; its clones do not mind. Asks first on a terminal;
+    elsewhere --yes is needed.
 
-    Example:
+    Examples:
 
     ```
     nearstone disk delete scratch --yes
+    nearstone disk delete mail@before-upgrade --yes
     ```
     """
     invocation = Invocation.of(ctx)
     with invocation.service() as service:
-        disk = next((disk for disk in service.list_disks() if disk.name == name), None)
-        if disk is not None and not is_confirmed:
-            _ask(invocation, disk)
+        if not is_confirmed:
+            _ask(invocation, f"delete {_describe_doomed(service, name)}")
         service.delete_disk(name, is_forced)
     invocation.output.result({"deleted": name}, f"deleted disk {name}")
 
 
-def _ask(invocation: Invocation, disk: DiskInfo) -> None:
-    """Returns if the operator agrees to the deletion. Raises: NeedsConfirmation."""
-    action = f"delete disk {disk.name} ({format_size(disk.size_bytes)}) and all its data"
+def _describe_doomed(service: PoolService, name: str) -> str:
+    """What would be deleted. Raises: DiskNotFound."""
+    disk_name, _, snapshot_name = name.partition("@")
+    found = service.list_snapshots(disk_name) if snapshot_name else service.list_disks()
+    disk = next((disk for disk in found if disk.name == name), None)
+    if disk is None:
+        raise DiskNotFound(disk=name)
+    what = "snapshot" if snapshot_name else "disk"
+    return f"{what} {name} ({format_size(disk.size_bytes)}) and all its data"
+
+
+def _ask(invocation: Invocation, action: str) -> None:
+    """Returns if the operator agrees. Raises: NeedsConfirmation."""
     if invocation.output.is_json or not sys.stdin.isatty():
         raise NeedsConfirmation(action=action)
     if not typer.confirm(f"{action[0].upper()}{action[1:]}?", err=True):

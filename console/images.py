@@ -36,7 +36,7 @@ from console.disks import Description, Name
 from console.invocation import Invocation
 from storage.drives import sync_folder
 from storage.errors import BadSize, StorageError, TargetExists, TargetUnusable
-from storage.pool import check_description, check_name
+from storage.names import check_description, check_name
 from storage.service import PoolService
 from storage.units import check_disk_size, format_size, parse_disk_size
 

@@ -323,8 +323,8 @@ def is_rotational(h: Disk) -> bool:
 
 
 def can_write(h: Disk) -> bool:
-    """Yes."""
-    return True
+    """Yes, unless it is a snapshot."""
+    return not h.is_snapshot
 
 
 def can_flush(h: Disk) -> bool:

@@ -19,7 +19,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 from uuid import UUID
@@ -39,7 +39,7 @@ from storage.units import DISK_ID_MAX, ByteSize, DiskId, DriveIndex, UnixSeconds
 T = TypeVar("T")
 
 CATALOG_FILE: Final = "catalog.sqlite"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 APPLICATION_ID: Final = int.from_bytes(b"NSTN", "big")
 
 RESERVE_FILE: Final = "catalog.reserve"
@@ -61,18 +61,23 @@ CREATE TABLE drives (
     uuid    BLOB NOT NULL UNIQUE CHECK (length(uuid) = 16),
     path    TEXT NOT NULL UNIQUE
 ) STRICT;
-CREATE TABLE disks (
+"""
+
+_DISKS_SCHEMA: Final = (
+    """CREATE TABLE disks (
     id          INTEGER PRIMARY KEY CHECK (id BETWEEN 1 AND 4294967295),
-    name        TEXT NOT NULL CHECK (length(name) BETWEEN 1 AND 128),
+    name        TEXT NOT NULL CHECK (length(name) BETWEEN 1 AND 257),
     size_bytes  INTEGER NOT NULL CHECK (size_bytes > 0 AND size_bytes % 512 = 0),
     state       TEXT NOT NULL CHECK (state IN ('ready', 'importing', 'deleting')),
     created     INTEGER NOT NULL,
     description TEXT NOT NULL,
-    settings    TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(settings))
-) STRICT;
--- A disk that is being deleted has given its name back already.
-CREATE UNIQUE INDEX disks_by_name ON disks (name) WHERE state <> 'deleting';
-"""
+    settings    TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(settings)),
+    -- The disk that a snapshot is of; it is named DISK@SNAPSHOT.
+    snapshot_of INTEGER
+) STRICT""",
+    # A disk that is being deleted has given its name back already.
+    "CREATE UNIQUE INDEX disks_by_name ON disks (name) WHERE state <> 'deleting'",
+)
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ class DiskRow:
     state: DiskState
     created: UnixSeconds
     description: str
+    snapshot_of: DiskId | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,8 @@ def create_catalog(
         try:
             connection.executescript(
                 f"PRAGMA synchronous = FULL; BEGIN; PRAGMA application_id = {APPLICATION_ID};"
-                f"PRAGMA user_version = {SCHEMA_VERSION}; {_SCHEMA}"
+                f"PRAGMA user_version = {SCHEMA_VERSION};"
+                f"{_SCHEMA} {'; '.join(_DISKS_SCHEMA)};"
             )
             connection.execute("INSERT INTO pool VALUES (1, ?, ?, 1)", (pool_uuid.bytes, created))
             connection.executemany(
@@ -132,6 +139,7 @@ class Catalog:
         self._reserve = path.with_name(RESERVE_FILE)
         with _sqlite_errors(path):
             self._connection = self._with_reserve(lambda: _connect(path))
+            self._with_reserve(lambda: _upgrade(self._connection))
             row = self._connection.execute("SELECT uuid, created FROM pool").fetchone()
         if row is None:
             self._connection.close()
@@ -157,6 +165,15 @@ class Catalog:
             return [
                 _disk_row(row) for row in connection.execute(f"{_SELECT_DISK} ORDER BY name, id")
             ]
+
+    def snapshots(self, disk_id: DiskId) -> list[DiskRow]:
+        """The snapshots of a disk that are not being deleted, oldest first."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                f"{_SELECT_DISK} WHERE snapshot_of = ? AND state <> ? ORDER BY id",
+                (disk_id, DiskState.DELETING),
+            )
+            return [_disk_row(row) for row in rows]
 
     def disk(self, name: str) -> DiskRow:
         """The disk of that name, unless it is being deleted. Raises: DiskNotFound."""
@@ -193,9 +210,9 @@ class Catalog:
         """Durable at return, as with all that follow. Raises: NameTaken."""
         self._write(
             lambda connection: connection.execute(
-                "INSERT INTO disks (id, name, size_bytes, state, created, description)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (row.id, row.name, row.size_bytes, row.state, row.created, row.description),
+                "INSERT INTO disks (id, name, size_bytes, state, created, description, snapshot_of)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                astuple(row),
             ),
             row.name,
         )
@@ -206,11 +223,25 @@ class Catalog:
 
     def set_state(self, disk_id: DiskId, state: DiskState) -> None:
         """DELETING gives the disk's name back."""
-        self._update(disk_id, "state", state)
+        self.set_states([disk_id], state)
+
+    def set_states(self, disk_ids: Sequence[DiskId], state: DiskState) -> None:
+        """Of several disks, all or none."""
+        rows = [(state, disk_id) for disk_id in disk_ids]
+        query = "UPDATE disks SET state = ? WHERE id = ?"
+        self._write(lambda connection: connection.executemany(query, rows))
 
     def set_name(self, disk_id: DiskId, name: str) -> None:
-        """Raises: NameTaken."""
-        self._update(disk_id, "name", name)
+        """Its snapshots are named after it. Raises: NameTaken."""
+
+        def rename(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE disks SET name = ? WHERE id = ?", (name, disk_id))
+            connection.execute(
+                "UPDATE disks SET name = ? || substr(name, instr(name, '@')) WHERE snapshot_of = ?",
+                (name, disk_id),
+            )
+
+        self._write(rename, name)
 
     def remove_disk(self, disk_id: DiskId) -> None:
         """The disk's row goes; its id stays used."""
@@ -255,11 +286,13 @@ class Catalog:
                 return result
 
 
-_SELECT_DISK: Final = "SELECT id, name, size_bytes, state, created, description FROM disks"
+_SELECT_DISK: Final = (
+    "SELECT id, name, size_bytes, state, created, description, snapshot_of FROM disks"
+)
 
 
-def _disk_row(row: tuple[int, str, int, str, int, str]) -> DiskRow:
-    disk_id, name, size_bytes, state, created, description = row
+def _disk_row(row: tuple[int, str, int, str, int, str, int | None]) -> DiskRow:
+    disk_id, name, size_bytes, state, created, description, snapshot_of = row
     return DiskRow(
         id=DiskId(disk_id),
         name=name,
@@ -267,6 +300,7 @@ def _disk_row(row: tuple[int, str, int, str, int, str]) -> DiskRow:
         state=DiskState(state),
         created=UnixSeconds(created),
         description=description,
+        snapshot_of=None if snapshot_of is None else DiskId(snapshot_of),
     )
 
 
@@ -294,6 +328,24 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Brings an older catalog to this schema, in one transaction."""
+    if _pragma(connection, "user_version") == SCHEMA_VERSION:
+        return
+
+    def upgrade(connection: sqlite3.Connection) -> None:
+        # A CHECK cannot be changed: the table is made anew (sqlite.org/lang_altertable.html).
+        connection.execute("DROP INDEX disks_by_name")
+        connection.execute("ALTER TABLE disks RENAME TO disks_1")
+        for statement in _DISKS_SCHEMA:
+            connection.execute(statement)
+        connection.execute("INSERT INTO disks SELECT *, NULL FROM disks_1")
+        connection.execute("DROP TABLE disks_1")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    _in_transaction(connection, upgrade)
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

@@ -66,6 +66,13 @@ def _text(params: Params, name: str, default: str | None = None) -> str:
     return value
 
 
+def _texts(params: Params, name: str) -> list[str]:
+    values = params.get(name)
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise BadMessage(reason=f"{name} must be a list of strings")
+    return values
+
+
 def _number(params: Params, name: str) -> int:
     value = params.get(name)
     if not isinstance(value, int) or isinstance(value, bool):
@@ -98,6 +105,14 @@ _METHODS: Final[Mapping[str, Callable[[PoolService, Params], Any]]] = {
     "disk.rename": lambda pool, p: pool.rename_disk(
         _text(p, "name"), _text(p, "new_name")
     ).to_json(),
+    "disk.snapshot": lambda pool, p: [
+        disk.to_json() for disk in pool.snapshot_disks(_texts(p, "names"), _text(p, "snapshot"))
+    ],
+    "disk.snapshots": lambda pool, p: [
+        disk.to_json() for disk in pool.list_snapshots(_text(p, "name"))
+    ],
+    "disk.clone": lambda pool, p: pool.clone_disk(_text(p, "name"), _text(p, "new_name")).to_json(),
+    "disk.rollback": lambda pool, p: pool.rollback_disk(_text(p, "name")).to_json(),
     "disk.delete": lambda pool, p: pool.delete_disk(_text(p, "name"), _flag(p, "force")),
 }
 
@@ -367,6 +382,19 @@ class ControlClient:
 
     def delete_disk(self, name: str, force: bool = False) -> None:
         self._call("disk.delete", name=name, force=force)
+
+    def snapshot_disks(self, names: Sequence[str], snapshot: str) -> list[DiskInfo]:
+        result = self._call("disk.snapshot", names=list(names), snapshot=snapshot)
+        return [DiskInfo.from_json(disk) for disk in result]
+
+    def list_snapshots(self, name: str) -> list[DiskInfo]:
+        return [DiskInfo.from_json(disk) for disk in self._call("disk.snapshots", name=name)]
+
+    def clone_disk(self, name: str, new_name: str) -> DiskInfo:
+        return DiskInfo.from_json(self._call("disk.clone", name=name, new_name=new_name))
+
+    def rollback_disk(self, name: str) -> DiskInfo:
+        return DiskInfo.from_json(self._call("disk.rollback", name=name))
 
     def _unreachable(self, detail: str) -> ServerUnreachable:
         return ServerUnreachable(socket=str(self._path), detail=detail)

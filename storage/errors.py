@@ -61,11 +61,11 @@ class InvalidRequest(StorageError):
 
 @dataclass(eq=False)
 class ReadOnly(StorageError):
-    """A write to a disk that may only be read at present; reads go on."""
+    """A change of a disk that may only be read, such as a snapshot; reads go on."""
 
     disk: int | str
-    PROBLEM = "disk {disk!r} is read-only at present"
-    NEXT_STEP = "`nearstone disk show` names the reason"
+    PROBLEM = "disk {disk!r} is read-only"
+    NEXT_STEP = "a snapshot never changes: `nearstone disk clone` makes a disk of it that does"
 
 
 @dataclass(eq=False)
@@ -273,6 +273,25 @@ class DiskInUse(StorageError):
 
 
 @dataclass(eq=False)
+class HasSnapshots(StorageError):
+    """A disk is not deleted as long as it has snapshots: they would be without a name."""
+
+    disk: str
+    snapshots: int
+    PROBLEM = "disk {disk!r} has {snapshots} snapshot(s)"
+    NEXT_STEP = "delete them first: `nearstone disk snapshots {disk}` lists them"
+
+
+@dataclass(eq=False)
+class NotASnapshot(StorageError):
+    """What was named is a disk that changes; only a snapshot can be cloned or rolled back to."""
+
+    name: str
+    PROBLEM = "{name!r} is not a snapshot"
+    NEXT_STEP = "name one as DISK@SNAPSHOT; `nearstone disk snapshots DISK` lists them"
+
+
+@dataclass(eq=False)
 class DiskNotReady(StorageError):
     """The disk is being imported or deleted."""
 
@@ -439,6 +458,8 @@ FACES: Final[Mapping[type[StorageError], Face]] = {
     BadSize: _REFUSED,
     ShrinkLosesData: _CONFLICT,
     DiskInUse: _CONFLICT,
+    HasSnapshots: _CONFLICT,
+    NotASnapshot: _REFUSED,
     DiskNotReady: Face(errnos.ESHUTDOWN, faces.BECOMING_READY, 409, faces.EXIT_REFUSED),
     ToolMissing: Face(errnos.ENOTSUP, faces.HARDWARE, 501, faces.EXIT_REFUSED),
     ToolFailed: _BROKEN,

@@ -15,6 +15,7 @@ from storage.drives import Drive
 from storage.errors import DiskNotFound, StorageError
 from storage.format.anchor import choose_slot
 from storage.format.damage import Damage
+from storage.format.location import HOLE
 from storage.service import DiskState, DriveState
 from storage.units import DiskId
 
@@ -29,8 +30,10 @@ def anchor_name(disk_id: int) -> str:
     return f"{ANCHORS_FOLDER}/{disk_id:08x}.anchor"
 
 
-def finish(catalog: Catalog, drives: Sequence[Drive], core: "_core.Pool") -> list[str]:
-    """Finishes deletions, undoes imports and creations that were cut short.
+def finish(pool: Path, catalog: Catalog, drives: Sequence[Drive], core: "_core.Pool") -> list[str]:
+    """Finishes deletions, undoes imports, snapshots and creations that were cut short.
+
+    A deleted disk whose segments clones or snapshots still need keeps its row until they do not.
 
     Returns: what could not be finished, in sentences for the operator.
     """
@@ -48,23 +51,31 @@ def finish(catalog: Catalog, drives: Sequence[Drive], core: "_core.Pool") -> lis
     known = {row.id for row in rows}
     for disk_id in core.anchored_disks():
         if disk_id not in known:
-            problems += _remove_stranger(DiskId(disk_id), drives, core)
+            problems += _remove_stranger(pool, DiskId(disk_id), drives, core)
     return problems
 
 
 def _delete(catalog: Catalog, core: "_core.Pool", row: DiskRow) -> None:
     catalog.set_state(row.id, DiskState.DELETING)
     try:
-        core.delete_disk(row.id)
+        is_gone = core.delete_disk(row.id)
     except DiskNotFound:
-        pass  # only the row was left
-    catalog.remove_disk(row.id)
+        is_gone = True  # only the row was left
+    if is_gone:
+        catalog.remove_disk(row.id)
 
 
-def _remove_stranger(disk_id: DiskId, drives: Sequence[Drive], core: "_core.Pool") -> list[str]:
+def _remove_stranger(
+    pool: Path, disk_id: DiskId, drives: Sequence[Drive], core: "_core.Pool"
+) -> list[str]:
     """Removes an anchor without a row if it is empty for certain; returns what to report if not."""
+    try:
+        anchor = pool / anchor_name(disk_id)
+        is_empty = choose_slot(anchor.read_bytes(), anchor.name).root.tree == HOLE
+    except (OSError, Damage):
+        is_empty = True  # torn while being made
     is_complete = all(drive.state == DriveState.PRESENT for drive in drives)
-    if is_complete and not any(drive.segment_files(disk_id) for drive in drives):
+    if is_complete and is_empty and not any(drive.segment_files(disk_id) for drive in drives):
         core.delete_disk(disk_id)
         return []
     return [f"{anchor_name(disk_id)} is of a disk that the catalog does not know; it is left alone"]

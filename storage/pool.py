@@ -8,21 +8,25 @@ left half done is finished by the next open (`leftovers.finish`).
 | create    | 1 id taken · 2 core has it · 3 row            | 1: an id unused · 2: core's is    |
 |           |                                               | removed, nothing was ever written |
 | import    | create as IMPORTING · filled · READY          | deleted                           |
+| snapshot, | rows IMPORTING · core has them · READY, all   | deleted, all of a group           |
+| clone     | of a group in one transaction                 |                                   |
+| rollback  | 1 larger size · 2 core, one write · 3 size    | old or new contents, or a disk    |
+|           |                                               | that is too large                 |
 | grow      | 1 size in the row · 2 core                    | done: the row counts at next open |
 | shrink    | 1 core cuts, durably · 2 size in the row      | old size, cut part reads as zero  |
-| delete    | 1 row DELETING · 2 core deletes · 3 row goes  | finished                          |
+| delete    | 1 row DELETING · 2 core deletes · 3 row goes, | finished                          |
+|           | with the last segment that others need        |                                   |
 
-Lock order: a disk's lock → `_mutex` → the catalog's lock. A disk's lock is held during anything
-that may take long (recovery, deletion), so that such work on one disk delays no other.
+Lock order: disks' locks by id → `_mutex` → the catalog's lock. A disk's lock is held during what
+may take long (recovery, deletion), so that such work on one disk delays no other.
 """
 
 import os
-import re
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,22 +34,25 @@ from storage import leftovers
 from storage.catalog import CATALOG_FILE, Catalog, DiskRow
 from storage.drives import Drive, find_drives
 from storage.errors import (
-    BadName,
     Corrupt,
     DiskInUse,
     DiskNotFound,
     DiskNotReady,
+    HasSnapshots,
     InvalidRequest,
     NameTaken,
+    NotASnapshot,
     PoolClosed,
     PoolNotFound,
+    ReadOnly,
     ShrinkLosesData,
     StorageError,
 )
 from storage.lock import PoolLock
+from storage.names import check_description, check_name
 from storage.pool_init import init_pool, is_pool
 from storage.service import DiskDetails, DiskInfo, DiskState, DriveState, PoolStatus
-from storage.units import MIB, DiskId, UnixSeconds, check_disk_size, format_time
+from storage.units import MIB, ByteSize, DiskId, UnixSeconds, check_disk_size, format_time
 
 if TYPE_CHECKING:
     from storage import _core
@@ -55,41 +62,26 @@ MEMORY_BYTES_DEFAULT: Final = 256 * MIB
 CoreOpener = Callable[[str, bytes, "list[tuple[int, str | None]]", int], "_core.Pool"]
 """`_core.Pool.open`, or what stands in for it in a test."""
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
-_NAME_LENGTH_MAX: Final = 128
-_DESCRIPTION_LENGTH_MAX: Final = 1024  # of 4-byte characters: what an NBD export description holds
-
-
-def check_name(name: str) -> str:
-    """Returns `name` if a disk may have it. Raises: BadName.
-
-    The sign set is one that needs no quoting in a URI, a shell, XML or a file name.
-    """
-    if not name:
-        raise BadName(name=name, reason="it is empty")
-    if len(name) > _NAME_LENGTH_MAX:
-        raise BadName(
-            name=f"{name[:24]}…", reason=f"it is longer than {_NAME_LENGTH_MAX} characters"
-        )
-    if not _NAME.fullmatch(name):
-        raise BadName(name=name, reason="it has characters that are not allowed")
-    return name
-
-
-def check_description(description: str) -> str:
-    """Returns `description` if it can be stored and shown in one line. Raises: InvalidRequest."""
-    if len(description) > _DESCRIPTION_LENGTH_MAX:
-        raise InvalidRequest(
-            reason=f"a description has at most {_DESCRIPTION_LENGTH_MAX} characters"
-        )
-    if not description.isprintable():
-        raise InvalidRequest(reason="a description is one line of printable characters")
-    return description
-
 
 def _check_ready(row: DiskRow) -> None:
     if row.state != DiskState.READY:
         raise DiskNotReady(disk=row.name, state=row.state)
+
+
+def _check_changeable(row: DiskRow) -> None:
+    _check_ready(row)
+    if row.snapshot_of is not None:
+        raise ReadOnly(disk=row.name)
+
+
+def _check_snapshot(row: DiskRow) -> None:
+    if row.snapshot_of is None:
+        raise NotASnapshot(name=row.name)
+    _check_ready(row)
+
+
+def _now() -> UnixSeconds:
+    return UnixSeconds(int(time.time()))
 
 
 class Pool:
@@ -114,7 +106,7 @@ class Pool:
         self._disks: dict[DiskId, _core.Disk] = {}
         self._clients: Counter[int] = Counter()
         self._is_closed = False
-        self._problems = leftovers.finish(catalog, drives, core)
+        self._problems = leftovers.finish(path, catalog, drives, core)
 
     @staticmethod
     def init(path: Path, drives: Sequence[Path] = ()) -> None:
@@ -215,7 +207,9 @@ class Pool:
 
     def status(self) -> PoolStatus:
         """See `PoolService`, as for everything that follows."""
-        disks = self.list_disks()
+        self._check_open()
+        rows = self._catalog.disks()
+        disks = [self._as_listed(row) for row in rows if self._is_shown(row)]
         drives = [drive.describe(self.path) for drive in self._drives]
         problems = [f"drive {drive.index}: {drive.problem}" for drive in drives if drive.problem]
         problems += [f"disk {disk.name!r}: {disk.problem}" for disk in disks if disk.problem]
@@ -223,9 +217,9 @@ class Pool:
             pool=str(self.path),
             uuid=str(self._catalog.pool_uuid),
             created=format_time(self._catalog.created),
-            disks=len(disks),
-            provisioned_bytes=sum(disk.size_bytes for disk in disks),
-            stored_bytes=sum(disk.stored_bytes for disk in disks),
+            disks=sum(disk.snapshot_of is None for disk in disks),
+            provisioned_bytes=sum(disk.size_bytes for disk in disks if disk.snapshot_of is None),
+            stored_bytes=sum(self._stored_bytes(row) for row in rows),
             server_pid=None,
             uris=[],
             drives=drives,
@@ -235,7 +229,8 @@ class Pool:
 
     def list_disks(self) -> list[DiskInfo]:
         self._check_open()
-        return [self._as_listed(row) for row in self._catalog.disks()]
+        rows = [row for row in self._catalog.disks() if row.snapshot_of is None]
+        return [self._as_listed(row) for row in rows if self._is_shown(row)]
 
     def show_disk(self, name: str) -> DiskDetails:
         with self._locked(name) as row:
@@ -263,8 +258,7 @@ class Pool:
             raise NameTaken(name=name)
         disk_id = self._catalog.allocate_disk_id()
         state = DiskState.IMPORTING if importing else DiskState.READY
-        now = UnixSeconds(int(time.time()))
-        row = DiskRow(disk_id, name, size, state, now, description)
+        row = DiskRow(disk_id, name, size, state, _now(), description)
         self._core.create_disk(disk_id)
         try:
             self._catalog.add_disk(row)
@@ -282,7 +276,7 @@ class Pool:
     def resize_disk(self, name: str, size_bytes: int, force: bool = False) -> DiskInfo:
         size = check_disk_size(size_bytes)
         with self._locked(name) as row:
-            _check_ready(row)
+            _check_changeable(row)
             if size < row.size_bytes:
                 disk = self._opened(row)
                 if not force:
@@ -303,26 +297,118 @@ class Pool:
     def rename_disk(self, name: str, new_name: str) -> DiskInfo:
         check_name(new_name)
         with self._locked(name) as row:
-            _check_ready(row)
+            _check_changeable(row)
             self._catalog.set_name(row.id, new_name)
         return self._info(new_name)
 
     def delete_disk(self, name: str, force: bool = False) -> None:
         with self._locked(name) as row:
+            if snapshots := len(self._catalog.snapshots(row.id)):
+                raise HasSnapshots(disk=name, snapshots=snapshots)
             if not force:
                 self._check_unused(row)
-            self._catalog.set_state(row.id, DiskState.DELETING)
+            self._remove(row)
+        # What only this one still needed of disks deleted before.
+        for row in self._catalog.disks():
+            if row.state == DiskState.DELETING and not self._is_shown(row):
+                self._remove(row)
+
+    def snapshot_disks(self, names: Sequence[str], snapshot: str) -> list[DiskInfo]:
+        check_name(snapshot)
+        if not names or len(set(names)) < len(names):
+            raise InvalidRequest(reason="a snapshot is of at least one disk, and of each once")
+        self._check_open()
+        by_id = sorted((self._catalog.disk(name) for name in names), key=lambda row: row.id)
+        with ExitStack() as locks:
+            rows = [locks.enter_context(self._locked(row.name)) for row in by_id]
+            for row in rows:
+                _check_changeable(row)
+                self._opened(row)
+            with self._provisional() as add:
+                pairs = [
+                    (row.id, add(f"{row.name}@{snapshot}", row.size_bytes, row.id)) for row in rows
+                ]
+                self._core.snapshot(pairs)
+        return [self._info(f"{name}@{snapshot}") for name in names]
+
+    def list_snapshots(self, name: str) -> list[DiskInfo]:
+        self._check_open()
+        return [
+            self._as_listed(row) for row in self._catalog.snapshots(self._catalog.disk(name).id)
+        ]
+
+    def clone_disk(self, name: str, new_name: str) -> DiskInfo:
+        check_name(new_name)
+        with self._locked(name) as row:
+            _check_snapshot(row)
+            with self._provisional() as add:
+                self._core.clone_disk(row.id, add(new_name, row.size_bytes, None))
+        return self._info(new_name)
+
+    def rollback_disk(self, name: str) -> DiskInfo:
+        self._check_open()
+        _check_snapshot(self._catalog.disk(name))
+        disk_name = name.partition("@")[0]
+        with self._locked(disk_name) as row, self._locked(name) as snapshot:
+            _check_ready(row)
+            self._check_unused(row)
+            if row.size_bytes < snapshot.size_bytes:
+                self._catalog.set_size(row.id, snapshot.size_bytes)
             self._disks.pop(row.id, None)
-            self._core.delete_disk(row.id)
-            self._catalog.remove_disk(row.id)
-            with self._mutex:
-                self._clients.pop(row.id, None)
+            try:
+                self._core.rollback_disk(row.id, row.size_bytes, snapshot.id)
+            except StorageError:
+                self._catalog.set_size(row.id, row.size_bytes)
+                raise
+            self._catalog.set_size(row.id, snapshot.size_bytes)
+        return self._info(disk_name)
 
     # -- inside
 
     def _check_open(self) -> None:
         if self._is_closed:
             raise PoolClosed
+
+    @contextmanager
+    def _provisional(self) -> Iterator[Callable[[str, ByteSize, DiskId | None], DiskId]]:
+        """Gives what adds a row for a disk to be made in the block; all become READY at the
+        end of it, or none stays.
+        """
+        rows: list[DiskRow] = []
+
+        def add(name: str, size_bytes: ByteSize, snapshot_of: DiskId | None) -> DiskId:
+            disk_id = self._catalog.allocate_disk_id()
+            row = DiskRow(disk_id, name, size_bytes, DiskState.IMPORTING, _now(), "", snapshot_of)
+            self._catalog.add_disk(row)
+            rows.append(row)
+            return disk_id
+
+        try:
+            yield add
+            self._catalog.set_states([row.id for row in rows], DiskState.READY)
+        except StorageError:
+            for row in rows:
+                with suppress(StorageError):  # the next open finishes it
+                    self._remove(row)
+            raise
+
+    def _remove(self, row: DiskRow) -> None:
+        """Deletes a disk; its row stays, hidden, as long as others need segments of it."""
+        self._catalog.set_state(row.id, DiskState.DELETING)
+        self._disks.pop(row.id, None)
+        try:
+            is_gone = self._core.delete_disk(row.id)
+        except DiskNotFound:
+            is_gone = True  # it was never made
+        if is_gone:
+            self._catalog.remove_disk(row.id)
+        with self._mutex:
+            self._clients.pop(row.id, None)
+
+    def _is_shown(self, row: DiskRow) -> bool:
+        """Not so a deleted disk that others still need segments of."""
+        anchor = self.path / leftovers.anchor_name(row.id)
+        return row.state != DiskState.DELETING or anchor.exists()
 
     def _has_disk(self, name: str) -> bool:
         try:
@@ -387,6 +473,10 @@ class Pool:
             "state": row.state,
             "created": format_time(row.created),
             "description": row.description,
-            "stored_bytes": sum(drive.stored_bytes(row.id) for drive in self._drives),
+            "stored_bytes": self._stored_bytes(row),
             "clients": self._clients[row.id],
+            "snapshot_of": row.name.partition("@")[0] if row.snapshot_of else None,
         }
+
+    def _stored_bytes(self, row: DiskRow) -> int:
+        return sum(drive.stored_bytes(row.id) for drive in self._drives)

@@ -6,7 +6,7 @@ names of their fields are the keys of ``--json`` and of the control protocol: th
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, Self
@@ -50,7 +50,8 @@ class DiskInfo(Record):
     """A disk as lists show it.
 
     `stored_bytes` is the space its segments take on the drives that are present. `clients` counts
-    NBD connections. `problem` is None or says why the disk cannot be served whole.
+    NBD connections. `problem` is None or says why the disk cannot be served whole. `snapshot_of` is
+    the disk that a snapshot is of; its own name is then "DISK@SNAPSHOT", and it is read-only.
     """
 
     id: int
@@ -62,6 +63,7 @@ class DiskInfo(Record):
     stored_bytes: int
     clients: int
     problem: str | None = None
+    snapshot_of: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", DiskState(self.state))
@@ -130,7 +132,7 @@ class PoolService(Protocol):
         """The pool as a whole."""
 
     def list_disks(self) -> list[DiskInfo]:
-        """All disks, by name; opens none."""
+        """All disks, by name, without snapshots; opens none."""
 
     def show_disk(self, name: str) -> DiskDetails:
         """One disk, opened for its figures. Raises: DiskNotFound."""
@@ -165,7 +167,34 @@ class PoolService(Protocol):
         """
 
     def delete_disk(self, name: str, force: bool = False) -> None:
-        """Deletes the disk and all its data. Raises: DiskNotFound; without `force` DiskInUse."""
+        """Deletes a disk and all its data, or one snapshot. Clones stay whole, whatever goes first.
+
+        Raises: DiskNotFound, HasSnapshots; without `force` DiskInUse.
+        """
+
+    def snapshot_disks(self, names: Sequence[str], snapshot: str) -> list[DiskInfo]:
+        """Freezes disks, all at one instant, each as "NAME@SNAPSHOT". I/O goes on meanwhile.
+
+        All snapshots are there and durable when the call returns, or none is.
+
+        Raises: DiskNotFound, DiskNotReady, BadName, NameTaken, ReadOnly (of a snapshot), NoSpace,
+            InvalidRequest (no disk, or one named twice).
+        """
+
+    def list_snapshots(self, name: str) -> list[DiskInfo]:
+        """The disk's snapshots, oldest first. Raises: DiskNotFound."""
+
+    def clone_disk(self, name: str, new_name: str) -> DiskInfo:
+        """A new disk that begins as the snapshot `name`, at once and without copying.
+
+        Raises: DiskNotFound, NotASnapshot, BadName, NameTaken, NoSpace.
+        """
+
+    def rollback_disk(self, name: str) -> DiskInfo:
+        """Makes the disk's contents and size those of its snapshot `name`; all snapshots stay.
+
+        Raises: DiskNotFound, NotASnapshot, DiskInUse.
+        """
 
     def close(self) -> None:
         """Lets go of the pool or the connection; safe to call again."""

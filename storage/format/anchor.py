@@ -26,6 +26,9 @@ from storage.format.layout import (
 from storage.format.location import HOLE, UnverifiedLocation
 
 FLAG_CLEAN = 1
+FLAG_SHARES = 2
+FLAG_SNAPSHOT = 4
+FLAGS_KNOWN = FLAG_CLEAN | FLAG_SHARES | FLAG_SNAPSHOT
 _SLOT_DISK_OFFSET = 32 + 28  # of Root.disk within a slot
 
 
@@ -52,6 +55,16 @@ class Root(NamedTuple):
     def is_clean(self) -> bool:
         """Was the disk closed in order, with nothing to replay?"""
         return bool(self.flags & FLAG_CLEAN)
+
+    @property
+    def shares_segments(self) -> bool:
+        """May tree and usage table lie in segments of other disks?"""
+        return bool(self.flags & FLAG_SHARES)
+
+    @property
+    def is_snapshot(self) -> bool:
+        """Is the disk never written to?"""
+        return bool(self.flags & FLAG_SNAPSHOT)
 
     def encode(self) -> bytes:
         """The 96 bytes of ROOT records and anchors."""
@@ -84,7 +97,7 @@ def _find_nonsense(root: Root) -> str | None:
     if root.mapped_blocks > BLOCKS_MAX or (root.mapped_blocks > 0 and root.tree == HOLE):
         return f"{root.mapped_blocks} mapped blocks"
     has_log = root.replay_segment != 0 or (root.replay_log_index == 0 and root.replay_lsn == 1)
-    if not has_log or root.replay_lsn == 0 or root.flags & ~FLAG_CLEAN:
+    if not has_log or root.replay_lsn == 0 or root.flags & ~FLAGS_KNOWN:
         return f"replay LSN {root.replay_lsn}, flags {root.flags:#x}"
     for name, segment, offset in (
         ("replay", root.replay_segment, root.replay_offset),

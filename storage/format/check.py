@@ -99,17 +99,19 @@ def check_pool(pool_dir: Path, drives: Sequence[Path] | None = None) -> PoolRepo
     for index in folder.missing_drives:
         reason = f"drive {index} is missing"
         report.findings.append(Finding(Severity.DAMAGE, None, str(pool_dir), 0, reason))
-    for disk, paths in segments.items():
-        if disk not in anchors and paths:
-            reason = f"{len(paths)} segments of a disk that has no anchor"
-            file = str(next(iter(paths.values())).parent)
-            report.findings.append(Finding(Severity.LEFTOVER, disk, file, 0, reason))
     report.findings += _compare_with_catalog(folder, anchors)
+    needed: set[SegmentId] = set()
     for disk, anchor in anchors.items():
         check = _DiskCheck(folder, disk, anchor)
         check.run()
         report.disks.append(check.report)
         report.findings += check.findings
+        needed |= check.needed
+    for disk, paths in segments.items():
+        if disk not in anchors and (dead := paths.keys() - needed):
+            reason = f"{len(dead)} segments of a disk that has no anchor, which no other disk needs"
+            file = str(next(iter(paths.values())).parent)
+            report.findings.append(Finding(Severity.LEFTOVER, disk, file, 0, reason))
     return report
 
 
@@ -139,12 +141,16 @@ class _References:
 
 
 class _DiskCheck:
-    """The check of one disk; findings gather in `findings`, at most a bounded number."""
+    """The check of one disk; findings gather in `findings`, at most a bounded number.
+
+    `needed` are the segments that the checkpoint leads into.
+    """
 
     def __init__(self, folder: PoolFolder, disk: DiskId, anchor_path: Path) -> None:
         row = folder.catalog.disks.get(disk) if folder.catalog else None
         self.report = DiskReport(disk, row.name if row else None)
         self.findings: list[Finding] = []
+        self.needed: set[SegmentId] = set()
         self._folder = folder
         self._disk = disk
         self._anchor_file = str(anchor_path)
@@ -166,6 +172,7 @@ class _DiskCheck:
         with disk:
             self.report.checkpoint = disk.root.seq
             is_tree_whole = self._check_tree(disk)
+            self.needed = {*self._live, disk.root.usage_segment}
             self._check_map(disk)
             leftovers = set(disk.log_end.leftovers)
             for segment, path in disk.log.paths.items():
@@ -174,6 +181,8 @@ class _DiskCheck:
                     self._note(Severity.LEFTOVER, Damage(str(path), 0, reason))
                 else:
                     self._check_segment(disk, segment)
+            for segment in self._references.keys() & disk.log.foreign.keys():
+                self._check_segment(disk, segment)
             self._check_dangling(disk)
             self._check_continuity(disk)
             self._check_root(disk)
@@ -198,7 +207,7 @@ class _DiskCheck:
                 self._live[node.location.segment] += 1
                 if node.level:
                     continue
-                place = Place(str(disk.log.paths[node.location.segment]), node.location.offset)
+                place = Place(disk.log.path_of(node.location.segment), node.location.offset)
                 for index, raw in enumerate(node.entries):
                     location = UnverifiedLocation(raw, place).verify()
                     if location is not None:
@@ -245,12 +254,17 @@ class _DiskCheck:
         self.report.segments += 1
         shapes: dict[int, RecordShape] = {}
         records = self._list_records(disk, file)
+        # What other disks with an anchor wrote is verified with them.
+        owner = file.header.disk
+        is_ours = owner == self._disk or owner not in self._folder.list_anchors()
         for record in records:
-            self._check_record(file, record)
+            if is_ours:
+                self._check_record(file, record)
             shapes[record.offset] = record.shape
         self.report.records += len(records)
-        self._totals[segment] = sum(_weigh(shape) for shape in shapes.values())
-        self._last_records[segment] = records[-1] if records else None
+        if segment in disk.log.paths:
+            self._totals[segment] = sum(_weigh(shape) for shape in shapes.values())
+            self._last_records[segment] = records[-1] if records else None
         if segment == disk.root.replay_segment:
             self._check_replay_position(disk, records)
         if records and records[-1].shape.continues_group and file.is_sealed:
@@ -314,7 +328,7 @@ class _DiskCheck:
     def _check_dangling(self, disk: OfflineDisk) -> None:
         """Map entries that point into segments which do not belong to the log, or are not there."""
         for segment, references in self._references.items():
-            file = str(disk.log.paths.get(segment, f"{segment:08x}.seg"))
+            file = disk.log.path_of(segment)
             reason = f"missing, though {len(references.blocks)} blocks of the map lie in it"
             self._note(Severity.DAMAGE, Damage(file, 0, reason))
 
@@ -375,7 +389,7 @@ class _DiskCheck:
     def _read_usage(self, disk: OfflineDisk) -> dict[SegmentId, SegmentUsage]:
         segment, offset = disk.root.usage_segment, disk.root.usage_offset
         header, plain = disk.log.read(Location(segment, offset, 0, 0))
-        place = Place(str(disk.log.paths[segment]), offset)
+        place = Place(disk.log.path_of(segment), offset)
         if header.shape.kind is not Kind.USAGE:
             raise place.damage(f"a {header.shape.kind.name} record where USAGE should be")
         return {usage.segment: usage for usage in UnverifiedUsage(plain, place).verify()}
@@ -384,21 +398,21 @@ class _DiskCheck:
         self, disk: OfflineDisk, segment: SegmentId, usage: SegmentUsage | None
     ) -> None:
         root, live = disk.root, self._live[segment]
-        file = str(disk.log.paths.get(segment, f"{segment:08x}.seg"))
+        file = disk.log.path_of(segment)
         noted_live = usage.live if usage else 0
         if noted_live != live:
             self._violate(file, 0, f"the usage table says {noted_live} live, there are {live}")
         total = self._totals.get(segment)
         is_before_replay = root.replay_segment != 0 and segment < root.replay_segment
         if total is not None and usage is not None:
-            is_total_right = usage.total == total if is_before_replay else usage.total <= total
+            # A disk that was rolled back has the snapshot's table: later records are not in it.
+            is_complete = is_before_replay and segment < root.usage_segment
+            is_total_right = usage.total == total if is_complete else usage.total <= total
             if not is_total_right or usage.total < live:
                 reason = f"the usage table says {usage.total} in all, there are {total}"
                 self._violate(file, 0, reason)
         if live == 0 and is_before_replay and segment != root.usage_segment and total is not None:
             self.report.dead_segments += 1
-            if usage is None:
-                self._note(Severity.LEFTOVER, Damage(file, 0, "a dead segment nobody knows of"))
 
 
 def _weigh(shape: RecordShape) -> int:

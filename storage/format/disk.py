@@ -53,12 +53,23 @@ class OfflineDisk:
         self._extents: OrderedDict[tuple[SegmentId, int], tuple[BlockIndex, bytes]] = OrderedDict()
 
     @classmethod
-    def open(cls, anchor_path: Path, segment_paths: Mapping[SegmentId, Path], disk: DiskId) -> Self:
-        """Recovers the disk in memory. Raises Damage when it cannot be done without losing durable
-        records; OSError.
+    def open(
+        cls,
+        anchor_path: Path,
+        segments: Mapping[DiskId, Mapping[SegmentId, Path]],
+        disk: DiskId,
+    ) -> Self:
+        """Recovers the disk in memory; `segments` are the pool's, by disk.
+
+        Raises Damage when it cannot be done without losing durable records; OSError.
         """
         anchor = read_anchor(anchor_path, disk)
-        log = Log(disk, anchor.pool, segment_paths)
+        foreign: dict[SegmentId, tuple[DiskId, Path]] = {}
+        if anchor.root.shares_segments:
+            for owner, paths in segments.items():
+                if owner != disk:
+                    foreign |= {segment: (owner, path) for segment, path in paths.items()}
+        log = Log(disk, anchor.pool, segments.get(disk, {}), foreign)
         try:
             return cls(anchor, log)
         except BaseException:
@@ -87,7 +98,7 @@ class OfflineDisk:
         start = (mapped.block - first_block) * BLOCK_SIZE_BYTES
         if mapped.block - first_block != mapped.location.index or not 0 <= start < len(plain):
             raise Damage(
-                str(self.log.paths[mapped.location.segment]),
+                self.log.path_of(mapped.location.segment),
                 mapped.location.offset,
                 f"the record holds {len(plain) // BLOCK_SIZE_BYTES} blocks from {first_block}, "
                 f"not block {mapped.block} at index {mapped.location.index}",
@@ -146,7 +157,7 @@ class OfflineDisk:
         if (extent := self._extents.get(key)) is None:
             header, plain = self.log.read(location)
             if header.shape.kind is not Kind.DATA:
-                path = str(self.log.paths[location.segment])
+                path = self.log.path_of(location.segment)
                 found = header.shape.kind.name
                 raise Damage(path, location.offset, f"a {found} record where DATA should be")
             extent = (header.shape.block, plain)

@@ -174,6 +174,8 @@ def _describe_root(root: Root) -> Description:
         "checkpoint": root.seq,
         "epoch": root.epoch,
         "is_clean": root.is_clean,
+        "shares_segments": root.shares_segments,
+        "is_snapshot": root.is_snapshot,
         "levels": root.levels,
         "tree": _describe_location(tree),
         "mapped_blocks": root.mapped_blocks,

@@ -49,11 +49,21 @@ class Replay(NamedTuple):
 
 
 class Log:
-    """The segment files of one disk, opened when used; a bounded number stays open."""
+    """The segment files of one disk, and those it shares, opened when used; a bounded number stays
+    open.
+    """
 
-    def __init__(self, disk: DiskId, pool: bytes | None, paths: Mapping[SegmentId, Path]) -> None:
+    def __init__(
+        self,
+        disk: DiskId,
+        pool: bytes | None,
+        paths: Mapping[SegmentId, Path],
+        foreign: Mapping[SegmentId, tuple[DiskId, Path]],
+    ) -> None:
+        """Args: `foreign`, segments of other disks that a snapshot or clone may lead into."""
         self.disk = disk
         self.paths = dict(sorted(paths.items()))
+        self.foreign = foreign
         self._pool = pool
         self._open: OrderedDict[SegmentId, SegmentFile] = OrderedDict()
 
@@ -73,13 +83,20 @@ class Log:
         if (file := self._open.get(segment)) is not None:
             self._open.move_to_end(segment)
             return file
-        if (path := self.paths.get(segment)) is None:
+        path = self.paths.get(segment)
+        owner, path = (self.disk, path) if path else self.foreign.get(segment, (self.disk, None))
+        if path is None:
             raise Damage(f"{segment:08x}.seg", 0, f"the segment of disk {self.disk} is missing")
-        file = SegmentFile.open(str(path), Identity(self.disk, segment, self._pool))
+        file = SegmentFile.open(str(path), Identity(owner, segment, self._pool))
         self._open[segment] = file
         if len(self._open) > OPEN_FILES_MAX:
             self._open.popitem(last=False)[1].close()
         return file
+
+    def path_of(self, segment: SegmentId) -> str:
+        """The segment's file; its bare name if there is none."""
+        path = self.paths.get(segment) or self.foreign.get(segment, (0, None))[1]
+        return str(path or f"{segment:08x}.seg")
 
     def find(self, segment: SegmentId) -> SegmentFile | None:
         """As `get`, None instead of damage."""
@@ -203,9 +220,10 @@ class _Replay:
         return self._durable
 
     def _find_usage_lsn(self) -> Lsn:
-        """The LSN of the root's usage table; 0 if there is none or it cannot be read."""
+        """The LSN of the root's usage table; 0 if the log has none or it cannot be read."""
         root = self._root
-        file = self._log.find(root.usage_segment) if root.usage_segment else None
+        is_own = root.usage_segment in self._log.paths
+        file = self._log.find(root.usage_segment) if is_own else None
         try:
             return file.read_header(root.usage_offset).lsn if file else Lsn(0)
         except Damage:
@@ -221,12 +239,13 @@ class _Replay:
                 raise self._blame(end, f"but the checkpoint's {name} behind it was")
 
     def _list_root_places(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """What the root names in this log: what lies in others does not tell where this ends."""
         root = self._root
-        if root.usage_segment:
+        if root.usage_segment and root.usage_segment not in self._log.foreign:
             yield "usage table", (root.usage_segment, root.usage_offset)
         if root.tree != HOLE:
             location = UnverifiedLocation(root.tree, self._anchor).verify()
-            if location is not None:
+            if location is not None and location.segment not in self._log.foreign:
                 yield "tree", (location.segment, location.offset)
 
     def _blame(self, end: LogEnd, evidence: str) -> Damage:

@@ -122,7 +122,7 @@ class PoolFolder:
         for index in self.missing_drives:
             if anchor.root.drives & 1 << index:
                 raise Damage(str(anchor_path), 32 + 72, f"drive {index} of this disk is missing")
-        return OfflineDisk.open(anchor_path, self.list_segments().get(disk, {}), disk)
+        return OfflineDisk.open(anchor_path, self.list_segments(), disk)
 
     def _find_drives(self, given: Sequence[Path] | None) -> None:
         expected = self.catalog.drives if self.catalog else {}

@@ -22,6 +22,7 @@ DISK_KEYS = {
     "stored_bytes",
     "clients",
     "problem",
+    "snapshot_of",
 }
 
 
@@ -84,6 +85,16 @@ def test_the_keys_of_json_are_stable(either: Cli) -> None:
         (("show", "ghost"), "no disk 'ghost'"),
         (("delete", "ghost", "--yes"), "no disk 'ghost'"),
         (("delete", "vm1"), "--yes"),
+        (("delete", "vm1@ghost", "--yes"), "no disk 'vm1@ghost'"),
+        (("snapshot", "ghost"), "no disk 'ghost'"),
+        (("snapshot", "vm1", "a@b"), "cannot name"),
+        (("snapshot", "vm1", "a", "--group", "vm1"), "each once"),
+        (("snapshot", "vm1", "a", "--group", "ghost"), "no disk 'ghost'"),
+        (("snapshots", "ghost"), "no disk 'ghost'"),
+        (("clone", "vm1", "vm3"), "not a snapshot"),
+        (("clone", "vm1@ghost", "vm3"), "no disk 'vm1@ghost'"),
+        (("rollback", "vm1", "--yes"), "not a snapshot"),
+        (("rollback", "vm1@ghost"), "--yes"),
         (("attach", "ghost", "--as", "fio"), "no disk 'ghost'"),
         (("export", "ghost", "/dev/shm/x"), "no disk 'ghost'"),
     ],

@@ -128,7 +128,7 @@ class Specimen:
         self.files = {p: p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
         folder = PoolFolder.open(path)
         self.anchor = folder.list_anchors()[DiskId(1)]
-        self.segments = folder.list_segments()[DiskId(1)]
+        self.segments = folder.list_segments()
 
     def read_or_refuse(self) -> None:
         """Asserts that every block is right, or reading it says that it is damaged."""
@@ -148,7 +148,7 @@ def specimen(tmp_path_factory: pytest.TempPathFactory) -> Specimen:
 
 
 def test_every_damaged_byte_gives_right_data_or_damage(specimen: Specimen) -> None:
-    for path in (specimen.anchor, *specimen.segments.values()):
+    for path in (specimen.anchor, *specimen.segments[DiskId(1)].values()):
         whole = specimen.files[path]
         # Every third byte, fewer in the long and uniform middle of payloads and slots.
         middles = [range(160, 4080), range(4256, 8176)] if path == specimen.anchor else []

@@ -6,11 +6,12 @@ per disk, which it makes so that leftovers can be told from data. `test_core_con
 it to the same suite as the real core.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from storage.errors import DiskNotFound, DriveMissing, InvalidRequest, PoolClosed
+from storage.errors import DiskNotFound, DriveMissing, InvalidRequest, PoolClosed, ReadOnly
 
 if TYPE_CHECKING:
     from storage import _core
@@ -24,6 +25,7 @@ class FakeDrive:
 
     blocks: dict[int, dict[int, bytes]] = field(default_factory=dict)
     drives_used: dict[int, set[int]] = field(default_factory=dict)
+    snapshots: set[int] = field(default_factory=set)
 
     def open(
         self, pool_dir: str, pool_uuid: bytes, drives: list[tuple[int, str | None]], memory: int
@@ -69,7 +71,32 @@ class FakePool:
             self.open_disks[disk_id] = FakeDisk(self, disk_id, size_bytes)
         return self.open_disks[disk_id]
 
-    def delete_disk(self, disk_id: int) -> None:
+    def snapshot(self, pairs: Sequence[tuple[int, int]]) -> None:
+        self.check_open()
+        for disk_id, snapshot_id in pairs:
+            self.copy(disk_id, snapshot_id)
+            self.drive.snapshots.add(snapshot_id)
+
+    def clone_disk(self, snapshot_id: int, disk_id: int) -> None:
+        self.check_open()
+        if snapshot_id not in self.drive.snapshots:
+            raise InvalidRequest(reason="not a snapshot")
+        self.copy(snapshot_id, disk_id)
+
+    def rollback_disk(self, disk_id: int, size_bytes: int, snapshot_id: int) -> None:
+        self.check_open()
+        if disk := self.open_disks.pop(disk_id, None):
+            disk.is_gone = True
+        self.drive.blocks[disk_id] = dict(self.drive.blocks[snapshot_id])
+
+    def copy(self, from_id: int, to_id: int) -> None:
+        if not self.anchor(from_id).exists():
+            raise DiskNotFound(disk=from_id)
+        self.anchor(to_id).touch()
+        self.drive.blocks[to_id] = dict(self.drive.blocks[from_id])
+        self.drive.drives_used[to_id] = set(self.drive.drives_used.get(from_id, ()))
+
+    def delete_disk(self, disk_id: int) -> bool:
         self.check_open()
         if not self.anchor(disk_id).exists():
             raise DiskNotFound(disk=disk_id)
@@ -84,6 +111,8 @@ class FakePool:
                 file.unlink()
         self.anchor(disk_id).unlink()
         del self.drive.blocks[disk_id]
+        self.drive.snapshots.discard(disk_id)
+        return True
 
     def anchored_disks(self) -> list[int]:
         self.check_open()
@@ -109,6 +138,16 @@ class FakeDisk:
         self.size_bytes = size_bytes
         self.is_gone = False
 
+    @property
+    def is_snapshot(self) -> bool:
+        return self.disk_id in self.pool.drive.snapshots
+
+    def writable(self, offset: int, length: int) -> dict[int, bytes]:
+        blocks = self.blocks_of(offset, length)
+        if self.is_snapshot:
+            raise ReadOnly(disk=self.disk_id)
+        return blocks
+
     def blocks_of(self, offset: int, length: int) -> dict[int, bytes]:
         if self.is_gone:
             raise PoolClosed
@@ -125,7 +164,7 @@ class FakeDisk:
         return whole[start : start + length]
 
     def write(self, offset: int, data: bytes, fua: bool = False) -> None:
-        blocks = self.blocks_of(offset, len(data))
+        blocks = self.writable(offset, len(data))
         at = 0
         while at < len(data):
             block, start = divmod(offset + at, BLOCK_SIZE_BYTES)
@@ -144,7 +183,7 @@ class FakeDisk:
         self.pool.drive.drives_used.setdefault(self.disk_id, set()).add(index)
 
     def zero(self, offset: int, length: int, fua: bool = False) -> None:
-        blocks = self.blocks_of(offset, length)
+        blocks = self.writable(offset, length)
         for block in list(blocks):
             low = max(offset, block * BLOCK_SIZE_BYTES)
             high = min(offset + length, (block + 1) * BLOCK_SIZE_BYTES)

@@ -12,6 +12,7 @@ from storage.catalog import (
     APPLICATION_ID,
     CATALOG_FILE,
     RESERVE_FILE,
+    SCHEMA_VERSION,
     Catalog,
     DiskRow,
     DriveRow,
@@ -30,7 +31,7 @@ from storage.units import MIB, ByteSize, DiskId, DriveIndex, UnixSeconds
 
 POOL_UUID = UUID(int=7)
 DRIVES = [DriveRow(DriveIndex(0), UUID(int=8), ".")]
-GOLDEN = Path(__file__).parent / "golden" / "catalog-v1.sql"
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture
@@ -124,12 +125,13 @@ def test_somebody_elses_database(tmp_path: Path) -> None:
 
 def test_a_later_version_is_refused_untouched(path: Path) -> None:
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     connection.close()
     before = path.read_bytes()
     with pytest.raises(CatalogTooNew) as caught:
         Catalog(path)
-    assert (caught.value.found_version, caught.value.known_version) == (2, 1)
+    assert caught.value.found_version == SCHEMA_VERSION + 1
+    assert caught.value.known_version == SCHEMA_VERSION
     assert path.read_bytes() == before
 
 
@@ -188,31 +190,50 @@ def test_a_drive_that_stays_full(catalog: Catalog, monkeypatch: pytest.MonkeyPat
     assert catalog.disk("a").id == 1
 
 
-def test_the_first_version_stays_readable(tmp_path: Path) -> None:
-    """The golden file is what release 0.1 wrote; it never changes."""
-    path = tmp_path / CATALOG_FILE
+def load_golden(version: int, path: Path) -> None:
     connection = sqlite3.connect(path)
-    connection.executescript(GOLDEN.read_text())
+    connection.executescript((GOLDEN / f"catalog-v{version}.sql").read_text())
     connection.close()
+
+
+def schema_of(path: Path) -> list[tuple[str, str, str]]:
+    connection = sqlite3.connect(path)
+    rows = connection.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY name").fetchall()
+    connection.close()
+    return rows
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_catalogs_of_all_versions_are_read_for_ever(version: int, tmp_path: Path) -> None:
+    path = tmp_path / CATALOG_FILE
+    load_golden(version, path)
     catalog = Catalog(path)
     assert catalog.pool_uuid == UUID("00112233-4455-6677-8899-aabbccddeeff")
     assert [drive.path for drive in catalog.drives()] == [".", "/mnt/second"]
-    assert [(disk.id, disk.name, disk.state) for disk in catalog.disks()] == [
+    disks = [(disk.id, disk.name, disk.state) for disk in catalog.disks()]
+    assert [disk for disk in disks if disk[0] != 6] == [
         (3, "mail", DiskState.READY),
         (4, "web", DiskState.IMPORTING),
         (5, "web", DiskState.DELETING),
     ]
+    snapshots = [disk.name for disk in catalog.snapshots(DiskId(3))]
+    assert snapshots == (["mail@monday"] if version > 1 else [])
+    catalog.set_name(DiskId(3), "post")
+    assert [disk.name for disk in catalog.snapshots(DiskId(3))] == [
+        name.replace("mail", "post") for name in snapshots
+    ]
     assert catalog.allocate_disk_id() == 9
     catalog.close()
+    fresh = tmp_path / "fresh.sqlite"
+    create_catalog(fresh, POOL_UUID, UnixSeconds(1), DRIVES)
+    assert schema_of(path) == schema_of(fresh), "an upgraded catalog is as a new one"
 
 
-def test_the_golden_file_has_todays_schema(path: Path, tmp_path: Path) -> None:
-    """As long as the version is 1; a change of the schema needs a new version."""
-    golden = sqlite3.connect(tmp_path / "golden.sqlite")
-    golden.executescript(GOLDEN.read_text())
-    fresh = sqlite3.connect(path)
-    query = "SELECT type, name, sql FROM sqlite_schema ORDER BY name"
-    assert golden.execute(query).fetchall() == fresh.execute(query).fetchall()
-    assert golden.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
-    golden.close()
-    fresh.close()
+def test_the_newest_golden_file_has_todays_schema(path: Path, tmp_path: Path) -> None:
+    """A change of the schema needs a new version."""
+    golden = tmp_path / "golden.sqlite"
+    load_golden(SCHEMA_VERSION, golden)
+    assert schema_of(golden) == schema_of(path)
+    connection = sqlite3.connect(golden)
+    assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+    connection.close()

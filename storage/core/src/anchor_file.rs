@@ -34,12 +34,12 @@ pub fn list(anchors: &dyn Drive) -> Result<Vec<DiskId>> {
 }
 
 impl AnchorFile {
-    /// Makes the anchor of a new, empty disk; durable on return.
-    pub fn create(anchors: &Arc<dyn Drive>, pool: [u8; 16], disk: DiskId) -> Result<()> {
+    /// Makes the anchor of a new disk that begins as `root` says; durable on return.
+    pub fn create(anchors: &Arc<dyn Drive>, pool: [u8; 16], root: Root) -> Result<()> {
+        let disk = root.disk;
         let path = path_of(disk);
         let place = |e| Error::io(path.clone(), e);
         let file = anchors.create(&path).map_err(place)?;
-        let root = Root { disk, replay_lsn: 1, clean: true, ..Root::default() };
         let anchor = Anchor { pool, root };
         file.write_at(&anchor.encode(), anchor.slot_offset()).map_err(place)?;
         file.set_len(ANCHOR_LEN as u64).map_err(place)?;

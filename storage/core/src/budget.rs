@@ -15,8 +15,9 @@ use parking_lot::{Condvar, Mutex};
 use crate::disk::Disk;
 use crate::disk_map::Changes;
 use crate::error::{Error, Result};
+use crate::fetch::Fetcher;
 use crate::segments::Segments;
-use crate::units::{BLOCK_SIZE, NODE_ENTRIES};
+use crate::units::{BLOCK_SIZE, NODE_ENTRIES, SegmentId};
 
 /// Log appended since the last checkpoint, and changes in it, up to which recovery stays well under a
 /// second.
@@ -189,6 +190,22 @@ impl Budget {
                 self.request(&largest, Chore::Checkpoint);
             }
         }
+    }
+
+    /// Segments that nobody holds any more: removes those of deleted disks, and asks the others' owners for a
+    /// checkpoint. A disk that is not in service frees its own when it is next.
+    pub fn give_back(&self, fetcher: &Fetcher, freed: &[SegmentId]) -> Result<()> {
+        let disks = self.open_disks();
+        for id in freed {
+            let Some(owner) = fetcher.segments.owner(*id) else { continue };
+            if fetcher.holds.is_deleted(owner) {
+                fetcher.segments.remove(*id)?;
+            } else if let Some(disk) = disks.iter().find(|disk| disk.id == owner) {
+                self.has_garbage.store(true, Ordering::Relaxed);
+                self.request(disk, Chore::Checkpoint);
+            }
+        }
+        Ok(())
     }
 
     pub fn note_flush(&self, disk: &Disk) {

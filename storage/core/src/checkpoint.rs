@@ -14,17 +14,27 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::batch::Batch;
 use crate::disk::Disk;
+use crate::disk_map::Frozen;
 use crate::error::Result;
 use crate::format::record::RECORD_HEADER_LEN;
 use crate::format::{Kind, Root, SegmentHeader, node};
-use crate::map::{NodeStore, UsageSink, merge};
+use crate::holds::held_by;
+use crate::log::LogGuard;
+use crate::map::{NodeStore, TreeRoot, UsageSink, merge};
 use crate::segment_reader::{file_len, read_header, read_trailer};
 use crate::units::{BlockIndex, Location, SegmentId};
 use crate::usage::UsageTable;
+
+/// What one checkpoint takes in.
+pub(crate) struct Cut {
+    frozen: Frozen,
+    tree: TreeRoot,
+    appended_bytes: u64,
+}
 
 /// What a merge changes in the usage table: applied when the checkpoint is durable, not before.
 #[derive(Default)]
@@ -76,26 +86,37 @@ impl Disk {
     fn checkpoint_as(&self, is_clean: bool) -> Result<()> {
         let _one = self.checkpointing.lock();
         let mut root = self.anchor.root();
-        if !self.map.has_changes() && (root.clean || !is_clean) {
-            return Ok(());
+        if self.map.has_changes() || (is_clean && !root.clean) {
+            self.finish_interrupted()?;
+            let cut = self.cut_off(&self.log.lock());
+            root = self.commit_cut(cut, is_clean)?;
         }
-        if self.map.has_frozen_changes() {
-            // An earlier attempt failed half-way: first what that had cut off, then the rest.
-            root = self.checkpoint_once(&root, false)?;
-        }
-        root = self.checkpoint_once(&root, is_clean)?;
         self.free_garbage(&root)?;
         self.budget.note_spares();
         self.request_cleaning();
         Ok(())
     }
 
-    fn checkpoint_once(&self, old: &Root, is_clean: bool) -> Result<Root> {
-        let appended_bytes = self.log.appended_bytes();
-        let (frozen, tree) = {
-            let log = self.log.lock();
-            self.map.freeze(log.position())
-        };
+    /// After a checkpoint that failed half-way: makes the one of what that had cut off. `checkpointing` is
+    /// held, as for the two that follow.
+    pub(crate) fn finish_interrupted(&self) -> Result<()> {
+        if self.map.has_frozen_changes() {
+            let cut = self.cut_off(&self.log.lock());
+            self.commit_cut(cut, false)?;
+        }
+        Ok(())
+    }
+
+    /// Step 1: the changes up to the moment of the call, and the tree they go over.
+    pub(crate) fn cut_off(&self, log: &LogGuard) -> Cut {
+        let (frozen, tree) = self.map.freeze(log.position());
+        Cut { frozen, tree, appended_bytes: self.log.appended_bytes() }
+    }
+
+    /// Steps 2 to 6; the root it made durable, which holds what had been cut off and nothing newer.
+    pub(crate) fn commit_cut(&self, cut: Cut, is_clean: bool) -> Result<Root> {
+        let Cut { frozen, tree, appended_bytes } = cut;
+        let old = self.anchor.root();
         let mut changes = UsageChanges::default();
         let merged = merge(tree, &frozen.delta, self, &mut changes)?;
         let next = Root {
@@ -110,6 +131,7 @@ impl Disk {
             mapped_blocks: old.mapped_blocks.saturating_add_signed(merged.mapped_delta),
             // Changes that came after the cut are not in this root.
             clean: is_clean && !self.map.has_active_changes(),
+            shares: !self.held.lock().is_empty(),
             ..Root::default()
         };
         let root = self.commit(next, &changes)?;
@@ -145,15 +167,11 @@ impl Disk {
         Ok((appended.segment.id, appended.offset))
     }
 
-    /// Removes segments before the replay position that no map entry points into.
+    /// Removes segments that neither this disk nor another needs any more, and lets go of those of other
+    /// disks.
     fn free_garbage(&self, root: &Root) -> Result<()> {
-        let is_dead = |id: SegmentId, live: u32| {
-            live == 0 && id < root.replay_segment && id != root.usage_segment
-        };
-        let dead: Vec<_> = {
-            let usage = self.usage.lock();
-            usage.iter().filter(|(id, u)| is_dead(*id, u.live)).map(|(id, _)| id).collect()
-        };
+        self.let_go(root)?;
+        let dead = self.fetcher.dead_segments(root, &self.usage.lock());
         for id in dead {
             // What is kept stays listed: after a crash the next checkpoint finds it there again.
             if !self.give_up(id)? {
@@ -178,6 +196,24 @@ impl Disk {
             return segments.recycle(id, file_len(&segment)? as u64);
         }
         segments.remove(id).map(|()| false)
+    }
+
+    fn let_go(&self, root: &Root) -> Result<()> {
+        let mut held = self.held.lock();
+        if held.is_empty() {
+            return Ok(());
+        }
+        let released: HashSet<_> = {
+            let mut usage = self.usage.lock();
+            let needed = held_by(root, &usage, &self.fetcher.segments);
+            usage.retain(|id, u| u.live > 0 || self.fetcher.is_own(id));
+            let released = held.difference(&needed).copied().collect();
+            *held = needed;
+            released
+        };
+        drop(held);
+        let freed = self.fetcher.holds.release(&released);
+        self.budget.give_back(&self.fetcher, &freed)
     }
 
     pub(crate) fn bytes_since_checkpoint(&self) -> u64 {

@@ -36,17 +36,25 @@ impl Disk {
         total - live.min(total) > share.min(live).max(live / 10 * 3).max(least)
     }
 
-    /// How many segments hold anything in use.
+    /// How many of the disk's segments hold anything that it uses.
     pub(crate) fn segments_in_use(&self) -> usize {
-        self.usage.lock().iter().filter(|(_, u)| u.live > 0).count()
+        let usage = self.usage.lock();
+        usage.iter().filter(|(id, u)| u.live > 0 && self.fetcher.is_own(*id)).count()
     }
 
-    /// Blocks and nodes in use, and ever appended, in the segments that hold anything in use.
+    /// Blocks and nodes in use, and ever appended, in those of the disk's segments that hold anything in
+    /// use and that nobody else holds.
     pub(crate) fn live_and_total(&self) -> (u64, u64) {
         let usage = self.usage.lock();
-        usage.iter().filter(|(_, u)| u.live > 0).fold((0, 0), |(live, total), (_, u)| {
+        let own = usage.iter().filter(|(id, u)| u.live > 0 && self.is_cleanable(*id));
+        own.fold((0, 0), |(live, total), (_, u)| {
             (live + u64::from(u.live), total + u64::from(u.total))
         })
+    }
+
+    /// Moving out of a segment that a snapshot or clone holds would free nothing.
+    fn is_cleanable(&self, id: SegmentId) -> bool {
+        self.fetcher.is_own(id) && !self.fetcher.holds.is_held(id)
     }
 
     /// Moves the living out of the segments with least of them, and makes the checkpoint that removes those.
@@ -75,7 +83,7 @@ impl Disk {
             // Those without any are removed by the next checkpoint as they are.
             let is_worth_it =
                 |live: u32, total: u32| live > 0 && u64::from(live) * 10 < u64::from(total) * 9;
-            let old = usage.iter().filter(|(id, _)| *id < replay_segment);
+            let old = usage.iter().filter(|(id, _)| *id < replay_segment && self.is_cleanable(*id));
             old.filter(|(_, u)| is_worth_it(u.live, u.total)).collect()
         };
         candidates.sort_by_key(|(_, u)| u64::from(u.live) * 1000 / u64::from(u.total.max(1)));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use hashbrown::HashSet;
 use parking_lot::Mutex;
 
 use crate::anchor_file::AnchorFile;
@@ -11,7 +12,7 @@ use crate::disk_map::{DiskMap, Origin};
 use crate::error::{Error, Result};
 use crate::fetch::Fetcher;
 use crate::log::Log;
-use crate::units::{BLOCK_SIZE, BlockIndex, DiskId, Location};
+use crate::units::{BLOCK_SIZE, BlockIndex, DiskId, Location, SegmentId};
 use crate::usage::UsageTable;
 
 /// Blocks located at once by long reads.
@@ -45,6 +46,8 @@ pub struct Disk {
     /// Something was changed since a pass of the cleaner that freed nothing.
     pub(crate) may_gain_by_cleaning: AtomicBool,
     pub(crate) usage: Mutex<UsageTable>,
+    /// Segments of other disks that the durable root may lead into.
+    pub(crate) held: Mutex<HashSet<SegmentId>>,
     pub(crate) is_closed: AtomicBool,
     pub counters: Counters,
 }
@@ -186,6 +189,7 @@ impl Disk {
     /// again finds zeros.
     pub fn resize(&self, size_bytes: u64) -> Result<()> {
         self.check_open()?;
+        self.check_writable()?;
         let old = self.size_bytes.swap(size_bytes, Ordering::AcqRel);
         if size_bytes < old {
             // The last block whole: what a disk of odd size has behind its end is blank too.
@@ -219,6 +223,14 @@ impl Disk {
             ("metadata_bytes", appended - stored.min(appended)),
             ("delta_bytes", self.map.delta_bytes() as u64),
         ]
+    }
+
+    pub fn is_snapshot(&self) -> bool {
+        self.anchor.root().is_snapshot
+    }
+
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.is_snapshot() { Err(Error::ReadOnly(self.id)) } else { Ok(()) }
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {

@@ -9,6 +9,9 @@ pub enum Error {
     /// The request makes no sense: out of range, misused flag.
     #[error("invalid request: {0}")]
     InvalidRequest(String),
+    /// A snapshot cannot be written to.
+    #[error("disk {:08x} is a snapshot", .0.0)]
+    ReadOnly(DiskId),
     /// No drive of the pool has room; freeing space makes the same call work again.
     #[error("no space left in the pool")]
     NoSpace,

@@ -1,7 +1,7 @@
 //! Reading: from locations to verified bytes.
 //!
 //! Blocks that share an extent are decoded once, and extents that lie side by side are fetched with one
-//! system call. Nothing leaves here unverified: header (place, kind, disk, block) and payload checksum are
+//! system call. Nothing leaves here unverified: header (place, kind, the disk whose segment it is, block) and payload checksum are
 //! compared on every read, whatever the page cache may hold.
 
 use std::cell::RefCell;
@@ -10,10 +10,12 @@ use std::sync::Arc;
 use crate::codec;
 use crate::error::{Error, Result};
 use crate::format::record::RECORD_HEADER_LEN;
-use crate::format::{Codec, Kind, RecordHeader, node};
+use crate::format::{Codec, Kind, RecordHeader, Root, node};
+use crate::holds::Holds;
 use crate::map::NodeCache;
 use crate::segments::Segments;
 use crate::units::{BLOCK_SIZE, BlockIndex, DiskId, EXTENT_BLOCKS_MAX, Location, SegmentId};
+use crate::usage::UsageTable;
 
 /// Most bytes fetched with one system call; larger gains nothing and costs memory per thread.
 const FETCH_BYTES_MAX: usize = 512 << 10;
@@ -61,6 +63,7 @@ pub struct Fetcher {
     pub disk: DiskId,
     pub segments: Arc<Segments>,
     pub nodes: Arc<NodeCache>,
+    pub holds: Arc<Holds>,
 }
 
 impl Fetcher {
@@ -100,12 +103,13 @@ impl Fetcher {
             last = piece;
         }
         let len = last.location.offset() + last.location.record_len_max() - start;
-        self.with_bytes(head.location, len, |bytes| {
+        self.with_bytes(head.location, len, |owner, bytes| {
             let mut piece = head;
             loop {
                 let record = &bytes[(piece.location.offset() - start).min(bytes.len())..];
                 let range = piece.at * BLOCK_SIZE..piece.end() * BLOCK_SIZE;
-                self.decode_data(piece.location, first + piece.at as u64, record, &mut out[range])?;
+                let block = first + piece.at as u64;
+                self.decode_data(owner, piece.location, block, record, &mut out[range])?;
                 if piece.end() == last.end() {
                     return Ok(());
                 }
@@ -115,12 +119,13 @@ impl Fetcher {
         Ok(last.end())
     }
 
-    /// Calls `use_bytes` with up to `len` bytes from the location's record on (fewer at the file's end).
+    /// Calls `use_bytes` with the disk that wrote the location's segment and up to `len` bytes from the
+    /// record on (fewer at the file's end).
     fn with_bytes<T>(
         &self,
         at: Location,
         len: usize,
-        use_bytes: impl FnOnce(&[u8]) -> Result<T>,
+        use_bytes: impl FnOnce(DiskId, &[u8]) -> Result<T>,
     ) -> Result<T> {
         let segment = self.segments.get(at.segment(), self.disk)?;
         FETCHED.with_borrow_mut(|buffer| {
@@ -129,13 +134,14 @@ impl Fetcher {
             }
             let got = segment.file.read_at(&mut buffer[..len], at.offset() as u64);
             let got = got.map_err(|e| Error::io(format!("segment {:08x}", at.segment().0), e))?;
-            use_bytes(&buffer[..got])
+            use_bytes(segment.owner, &buffer[..got])
         })
     }
 
     /// Verifies the DATA record at `at` and decodes the blocks from `block` on into `out`.
     fn decode_data(
         &self,
+        owner: DiskId,
         at: Location,
         block: BlockIndex,
         record: &[u8],
@@ -145,7 +151,7 @@ impl Fetcher {
         let skip = at.index() * BLOCK_SIZE;
         let plain_len = header.count as usize * BLOCK_SIZE;
         let is_expected = header.kind == Kind::Data
-            && header.disk == self.disk
+            && header.disk == owner
             && header.block + at.index() as u64 == block
             && skip + out.len() <= plain_len;
         if !is_expected {
@@ -183,10 +189,10 @@ impl Fetcher {
         if let Some(node) = self.nodes.get(at) {
             return Ok(node);
         }
-        let node = self.with_bytes(at, at.record_len_max(), |bytes| {
+        let node = self.with_bytes(at, at.record_len_max(), |owner, bytes| {
             let (header, payload) = self.verified(at, bytes)?;
             let is_expected = header.kind == Kind::Node
-                && header.disk == self.disk
+                && header.disk == owner
                 && header.count == level as u32
                 && header.block == first;
             let node = is_expected.then(|| node::decode(header.codec, payload)).flatten();
@@ -214,7 +220,7 @@ impl Fetcher {
         let start = (offset + RECORD_HEADER_LEN) as u64;
         let got = segment.file.read_at(&mut payload, start).map_err(place)?;
         let is_valid = header.kind == kind
-            && header.disk == self.disk
+            && header.disk == segment.owner
             && header.payload_matches(&payload[..got]);
         if is_valid { Ok((header, payload)) } else { Err(damage()) }
     }
@@ -234,6 +240,21 @@ impl Fetcher {
             at += piece.blocks;
         }
         Ok(())
+    }
+
+    /// Does the segment belong to this disk's log? So does one whose file is gone or kept for another:
+    /// those of other disks are held, or not listed any more.
+    pub fn is_own(&self, id: SegmentId) -> bool {
+        self.segments.owner(id).is_none_or(|owner| owner == self.disk)
+    }
+
+    /// The disk's segments before the replay position that hold nothing which it or another disk needs.
+    pub fn dead_segments(&self, root: &Root, usage: &UsageTable) -> Vec<SegmentId> {
+        let is_dead = |id: SegmentId, live: u32| {
+            let is_needed = live > 0 || id >= root.replay_segment || id == root.usage_segment;
+            !is_needed && self.is_own(id) && !self.holds.is_held(id)
+        };
+        usage.iter().filter(|(id, u)| is_dead(*id, u.live)).map(|(id, _)| id).collect()
     }
 
     fn damage(&self, at: Location, detail: &str) -> Error {

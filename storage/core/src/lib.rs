@@ -3,8 +3,8 @@
 //! Order of the modules, low to high; each uses only those before it (but for `budget`, which calls disks
 //! back to do their chores):
 //! `units`, `error`, `codec`, `format` (bytes on disk), `storage` (drives), `spares`, `segments` (files),
-//! `segment_reader`, `map` (block → location), `batch`, `anchor_file`, `log`, `fetch`, `usage`, `disk_map`,
-//! `recovery`, `disk`, `write`, `checkpoint`, `clean`, `budget`, `pool`, `python`.
+//! `segment_reader`, `map` (block → location), `batch`, `anchor_file`, `log`, `usage`, `holds`, `fetch`,
+//! `disk_map`, `recovery`, `disk`, `write`, `checkpoint`, `clean`, `budget`, `pool`, `sharing`, `python`.
 
 mod anchor_file;
 mod batch;
@@ -17,6 +17,7 @@ mod disk_map;
 pub mod error;
 mod fetch;
 pub mod format;
+mod holds;
 mod log;
 pub mod map;
 mod pool;
@@ -25,6 +26,7 @@ mod python;
 mod recovery;
 mod segment_reader;
 mod segments;
+mod sharing;
 mod spares;
 pub mod storage;
 pub mod units;

@@ -12,6 +12,8 @@ use crate::disk::{Counters, Disk};
 use crate::disk_map::DiskMap;
 use crate::error::{Error, Result};
 use crate::fetch::Fetcher;
+use crate::format::Root;
+use crate::holds::{Holds, held_by};
 use crate::log::{Log, LogContext};
 use crate::map::{NodeCache, TreeRoot};
 use crate::recovery::{self, Recovered};
@@ -42,13 +44,16 @@ impl Default for Options {
 }
 
 pub struct Pool {
-    options: Options,
-    anchors: Arc<dyn Drive>,
+    pub(crate) options: Options,
+    pub(crate) anchors: Arc<dyn Drive>,
     segment_size: usize,
-    segments: Arc<Segments>,
+    pub(crate) segments: Arc<Segments>,
     nodes: Arc<NodeCache>,
-    budget: Arc<Budget>,
-    disks: Mutex<HashMap<DiskId, Arc<Disk>>>,
+    pub(crate) holds: Arc<Holds>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) disks: Mutex<HashMap<DiskId, Arc<Disk>>>,
+    /// Held by whoever makes or deletes disks that share segments.
+    pub(crate) sharing: Mutex<()>,
     is_closed: AtomicBool,
 }
 
@@ -81,22 +86,27 @@ impl Pool {
         }
         let segments = Arc::new(Segments::scan(drives, id_floor)?);
         let budget = Budget::new(options.memory_bytes, options.background, segments.clone());
-        Ok(Arc::new(Pool {
+        let pool = Arc::new(Pool {
             segment_size: options.segment_size_bytes.min(segments.segment_size()),
             segments,
             nodes: Arc::new(NodeCache::new(Budget::node_cache_bytes(options.memory_bytes))),
+            holds: Arc::default(),
+            sharing: Mutex::new(()),
             budget,
             anchors,
             options,
             disks: Mutex::default(),
             is_closed: AtomicBool::new(false),
-        }))
+        });
+        pool.load_holds()?;
+        Ok(pool)
     }
 
     /// Makes a new, empty disk; durable on return.
     pub fn create_disk(&self, disk: DiskId) -> Result<()> {
         self.check_open()?;
-        AnchorFile::create(&self.anchors, self.options.pool_uuid, disk)
+        let root = Root { disk, replay_lsn: 1, clean: true, ..Root::default() };
+        AnchorFile::create(&self.anchors, self.options.pool_uuid, root)
     }
 
     /// Puts a disk into service, recovering it first; the same object while it is in service.
@@ -112,12 +122,17 @@ impl Pool {
         }
         let anchor = Arc::new(AnchorFile::open(&self.anchors, self.options.pool_uuid, disk)?);
         anchor.settle()?;
-        let fetcher = Fetcher { disk, segments: self.segments.clone(), nodes: self.nodes.clone() };
+        let fetcher = self.fetcher(disk);
         let recovered = recovery::recover(&anchor.root(), self.options.pool_uuid, &fetcher)?;
         let opened = self.assemble(disk, size_bytes, anchor, fetcher, recovered);
         self.budget.register(&opened);
         disks.insert(disk, opened.clone());
         Ok(opened)
+    }
+
+    pub(crate) fn fetcher(&self, disk: DiskId) -> Fetcher {
+        let (segments, nodes) = (self.segments.clone(), self.nodes.clone());
+        Fetcher { disk, segments, nodes, holds: self.holds.clone() }
     }
 
     fn assemble(
@@ -137,6 +152,7 @@ impl Pool {
             anchor: anchor.clone(),
         };
         let tree = TreeRoot { location: root.tree, levels: root.levels };
+        let held = held_by(&root, &recovered.usage, &self.segments);
         Arc::new_cyclic(|me| Disk {
             id: disk,
             size_bytes: AtomicU64::new(size_bytes),
@@ -152,21 +168,10 @@ impl Pool {
             trimmed_blocks: AtomicU64::new(0),
             may_gain_by_cleaning: AtomicBool::new(true),
             usage: Mutex::new(recovered.usage),
+            held: Mutex::new(held),
             is_closed: AtomicBool::new(false),
             counters: Counters::default(),
         })
-    }
-
-    /// Removes a disk and gives its space back; durable on return. I/O still under way on it fails.
-    pub fn delete_disk(&self, disk: DiskId) -> Result<()> {
-        self.check_open()?;
-        if let Some(open) = self.disks.lock().remove(&disk) {
-            open.abandon();
-        }
-        // The anchor goes first: a crash in between leaves segments without a disk, which the next
-        // deletion or the pool's clean-up removes, never a disk without segments.
-        AnchorFile::remove(&self.anchors, disk)?;
-        self.segments.remove_disk(disk)
     }
 
     /// Disks that have an anchor or segments, ascending.
@@ -207,7 +212,7 @@ impl Pool {
         outcomes.into_iter().chain([spares]).collect()
     }
 
-    fn check_open(&self) -> Result<()> {
+    pub(crate) fn check_open(&self) -> Result<()> {
         if self.is_closed.load(Ordering::Acquire) { Err(Error::PoolClosed) } else { Ok(()) }
     }
 }

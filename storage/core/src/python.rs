@@ -37,6 +37,10 @@ fn to_python(py: Python<'_>, error: &Error, pool_dir: &str) -> PyErr {
                 fields.set_item("reason", reason)?;
                 "InvalidRequest"
             }
+            Error::ReadOnly(disk) => {
+                fields.set_item("disk", disk.0)?;
+                "ReadOnly"
+            }
             Error::NoSpace => {
                 fields.set_item("pool", pool_dir)?;
                 "NoSpace"
@@ -119,7 +123,27 @@ impl Pool {
         Ok(Disk { disk, pool_dir: self.dir.clone() })
     }
 
-    fn delete_disk(&self, py: Python<'_>, disk_id: u32) -> PyResult<()> {
+    /// Pairs of disk and snapshot, all as of one instant.
+    fn snapshot(&self, py: Python<'_>, pairs: Vec<(u32, u32)>) -> PyResult<()> {
+        let pairs: Vec<_> = pairs.into_iter().map(|(d, s)| (DiskId(d), DiskId(s))).collect();
+        self.run(py, |pool| pool.snapshot(&pairs))
+    }
+
+    fn clone_disk(&self, py: Python<'_>, snapshot_id: u32, disk_id: u32) -> PyResult<()> {
+        self.run(py, |pool| pool.clone_disk(DiskId(snapshot_id), DiskId(disk_id)))
+    }
+
+    fn rollback_disk(
+        &self,
+        py: Python<'_>,
+        disk_id: u32,
+        size_bytes: u64,
+        snapshot_id: u32,
+    ) -> PyResult<()> {
+        self.run(py, |pool| pool.rollback_disk(DiskId(disk_id), size_bytes, DiskId(snapshot_id)))
+    }
+
+    fn delete_disk(&self, py: Python<'_>, disk_id: u32) -> PyResult<bool> {
         self.run(py, |pool| pool.delete_disk(DiskId(disk_id)))
     }
 
@@ -199,6 +223,11 @@ impl Disk {
     #[getter]
     fn disk_id(&self) -> u32 {
         self.disk.id.0
+    }
+
+    #[getter]
+    fn is_snapshot(&self) -> bool {
+        self.disk.is_snapshot()
     }
 
     #[getter]

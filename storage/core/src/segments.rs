@@ -25,6 +25,8 @@ const CREDIT_BYTES_MAX: u64 = 8 << 20;
 /// An open segment file.
 pub struct Segment {
     pub id: SegmentId,
+    /// The disk whose log it belongs to.
+    pub owner: DiskId,
     pub drive: u32,
     /// Its folder was synced after it was made.
     pub is_name_durable: AtomicBool,
@@ -32,8 +34,8 @@ pub struct Segment {
 }
 
 impl Segment {
-    fn new(id: SegmentId, drive: u32, file: Box<dyn File>) -> Segment {
-        Segment { id, drive, is_name_durable: AtomicBool::new(false), file }
+    fn new(id: SegmentId, owner: DiskId, drive: u32, file: Box<dyn File>) -> Segment {
+        Segment { id, owner, drive, is_name_durable: AtomicBool::new(false), file }
     }
 }
 
@@ -123,6 +125,11 @@ impl Segments {
         ids
     }
 
+    /// The disk that wrote the segment; `None` if there is no such file.
+    pub fn owner(&self, id: SegmentId) -> Option<DiskId> {
+        self.places.read().get(&id).map(|place| place.disk)
+    }
+
     /// Disks that have at least one segment file.
     pub fn disks(&self) -> Vec<DiskId> {
         let mut disks: Vec<_> = self.places.read().values().map(|p| p.disk).collect();
@@ -151,7 +158,7 @@ impl Segments {
         };
         let path = path_of(place.disk, id);
         let file = self.drive(place.drive)?.open(&path).map_err(|e| Error::io(path, e))?;
-        let segment = Arc::new(Segment::new(id, place.drive, file));
+        let segment = Arc::new(Segment::new(id, place.disk, place.drive, file));
         self.open.insert(id, segment.clone());
         Ok(segment)
     }
@@ -175,7 +182,7 @@ impl Segments {
             Some(reused) => reused,
             None => (drive.create(&path).map_err(|e| Error::io(path, e))?, 0),
         };
-        let segment = Arc::new(Segment::new(id, index, file));
+        let segment = Arc::new(Segment::new(id, disk, index, file));
         self.places.write().insert(id, Place { drive: index, disk });
         self.open.insert(id, segment.clone());
         Ok((segment, filled))
@@ -257,12 +264,13 @@ impl Segments {
         removed.fold(Ok(()), Result::and).map(|()| has_any)
     }
 
-    /// Removes all segments of `disk`, durably.
-    pub fn remove_disk(&self, disk: DiskId) -> Result<()> {
-        self.drop_chosen_spares(|s| s.disk == disk)?;
-        for id in self.of_disk(disk) {
-            self.remove(id)?;
-        }
+    /// Removes the files of `disk` that are kept for new segments.
+    pub fn drop_spares_of(&self, disk: DiskId) -> Result<()> {
+        self.drop_chosen_spares(|s| s.disk == disk).map(|_| ())
+    }
+
+    /// Removes the folders of `disk`, which has no segments any more, durably.
+    pub fn remove_folders(&self, disk: DiskId) -> Result<()> {
         for (index, at) in &self.drives {
             let folder = folder_of(disk);
             let place = || format!("drive {index}, {folder}");

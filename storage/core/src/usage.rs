@@ -54,6 +54,10 @@ impl UsageTable {
         usage.live = (usage.live as i64 + change).clamp(0, u32::MAX as i64) as u32;
     }
 
+    pub fn retain(&mut self, mut is_kept: impl FnMut(SegmentId, Usage) -> bool) {
+        self.segments.retain(|id, usage| is_kept(*id, *usage));
+    }
+
     pub fn remove(&mut self, segment: SegmentId) {
         self.segments.remove(&segment);
     }

@@ -98,6 +98,7 @@ impl Disk {
     /// Requests of up to 1 MiB (counted from a block boundary) survive a power loss wholly or not at all.
     pub fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<()> {
         self.check_range(offset, data.len() as u64)?;
+        self.check_writable()?;
         self.counters.written_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
         let (mut at, mut rest) = (offset, data);
         while !rest.is_empty() {
@@ -119,6 +120,7 @@ impl Disk {
     /// power loss wholly or not at all.
     pub fn zero(&self, offset: u64, length: u64, fua: bool) -> Result<()> {
         self.check_range(offset, length)?;
+        self.check_writable()?;
         self.make_zeros(offset, offset + length, false)?;
         if fua { self.flush() } else { Ok(()) }
     }

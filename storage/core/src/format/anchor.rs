@@ -12,6 +12,8 @@ pub const ANCHOR_LEN: usize = 2 * SLOT_LEN;
 
 const MAGIC: [u8; 8] = *b"NSANCHR1";
 const FLAG_CLEAN: u32 = 1;
+const FLAG_SHARES: u32 = 2;
+const FLAG_SNAPSHOT: u32 = 4;
 
 /// A checkpoint: the map's tree, and where the log must be replayed from to bring it up to date.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -39,6 +41,10 @@ pub struct Root {
     pub segment_high: SegmentId,
     /// Closed in order: nothing to replay.
     pub clean: bool,
+    /// The tree or the usage table may lie in segments of other disks.
+    pub shares: bool,
+    /// Nothing is ever written to this disk.
+    pub is_snapshot: bool,
 }
 
 impl Root {
@@ -58,13 +64,18 @@ impl Root {
         put(&mut out, 64, &self.mapped_blocks.to_le_bytes());
         put(&mut out, 72, &self.drives.to_le_bytes());
         put(&mut out, 80, &self.segment_high.0.to_le_bytes());
-        put(&mut out, 84, &if self.clean { FLAG_CLEAN } else { 0 }.to_le_bytes());
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let flags = flag(self.clean, FLAG_CLEAN)
+            | flag(self.shares, FLAG_SHARES)
+            | flag(self.is_snapshot, FLAG_SNAPSHOT);
+        put(&mut out, 84, &flags.to_le_bytes());
         out
     }
 
     /// `bytes` must have been verified by the checksum of what they came in.
     pub fn decode(bytes: &[u8]) -> Option<Root> {
         let bytes = bytes.get(..ROOT_LEN)?;
+        let flags = get_u32(bytes, 84);
         let root = Root {
             seq: get_u64(bytes, 0),
             epoch: get_u64(bytes, 8),
@@ -80,9 +91,13 @@ impl Root {
             mapped_blocks: get_u64(bytes, 64),
             drives: get_u64(bytes, 72),
             segment_high: SegmentId(get_u32(bytes, 80)),
-            clean: get_u32(bytes, 84) & FLAG_CLEAN != 0,
+            clean: flags & FLAG_CLEAN != 0,
+            shares: flags & FLAG_SHARES != 0,
+            is_snapshot: flags & FLAG_SNAPSHOT != 0,
         };
-        let sane = root.levels <= LEVELS_MAX && (root.levels == 0) == root.tree.is_hole();
+        let sane = root.levels <= LEVELS_MAX
+            && (root.levels == 0) == root.tree.is_hole()
+            && flags & !(FLAG_CLEAN | FLAG_SHARES | FLAG_SNAPSHOT) == 0;
         sane.then_some(root)
     }
 }
@@ -134,7 +149,14 @@ mod tests {
 
     #[test]
     fn the_newest_valid_slot_wins() {
-        let root = |seq| Root { seq, disk: DiskId(4), mapped_blocks: seq, ..Root::default() };
+        let root = |seq| Root {
+            seq,
+            disk: DiskId(4),
+            mapped_blocks: seq,
+            shares: seq == 8,
+            is_snapshot: seq == 7,
+            ..Root::default()
+        };
         let anchor = |seq| Anchor { pool: [1; 16], root: root(seq) };
         let mut file = [anchor(8).encode(), anchor(7).encode()].concat();
         assert_eq!(Anchor::decode(&file, DiskId(4)), Some(anchor(8)));

@@ -213,6 +213,31 @@ fn used_disk() -> Vec<Op> {
     ]
 }
 
+/// What snapshots, clones and deletions do, each beside two others.
+#[test]
+fn copies_of_a_disk() {
+    let write = letters(8).swap_remove(0);
+    let ops = [
+        Op::Snapshot { disk: 0, number: 0 },
+        write,
+        Op::Clone { number: 0, disk: 1 },
+        Op::Rollback { disk: 0, number: 0 },
+        Op::DeleteSnapshot { number: 0 },
+        Op::Delete { disk: 0 },
+        Op::Checkpoint { disk: 0 },
+        Op::Checkpoint { disk: 1 },
+        Op::Background,
+    ];
+    let mut tally = Tally::default();
+    for number in 0..ops.len().pow(3) {
+        let mut word = used_disk();
+        word.push(ops[0].clone());
+        word.extend([number / 81, number / 9 % 9, number % 9].map(|i| ops[i].clone()));
+        tallied(&word, &mut tally, 16);
+    }
+    println!("{} outcomes, {} recoveries", tally.outcomes, tally.recoveries);
+}
+
 #[test]
 fn one_or_two_operations_on_a_new_disk() {
     check(&[], 4);

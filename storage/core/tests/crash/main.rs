@@ -2,6 +2,7 @@
 //! bits, concurrency. `README.md` beside this file tells how to read a failure.
 
 mod content;
+mod copies;
 mod exhaustive;
 mod faults;
 mod flips;

@@ -84,7 +84,8 @@ impl DiskModel {
         DiskModel::holding(vec![0; capacity_bytes as usize])
     }
 
-    fn holding(base: Vec<u8>) -> DiskModel {
+    /// A disk that holds `base`, durably.
+    pub fn holding(base: Vec<u8>) -> DiskModel {
         DiskModel { now: base.clone(), base, steps: Vec::new(), flushes: Vec::new() }
     }
 

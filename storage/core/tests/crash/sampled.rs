@@ -39,10 +39,13 @@ fn run(shape: Shape, ops: &[Op], seed: u64) -> Result<(), String> {
 /// Once all is trimmed, checkpoints leave each disk the segments it is writing and little else.
 fn give_everything_back(world: &mut World) -> Result<(), String> {
     let Shape { disks, capacity_bytes, request_bytes_max, segment_size_bytes, .. } = world.shape;
-    for op in (0..disks).flat_map(|disk| {
+    let snapshots = (0..3).map(|number| Op::DeleteSnapshot { number });
+    // Twice: a clone must have let go of what the disks before it wrote.
+    let trims = (0..disks).chain(0..disks).flat_map(|disk| {
         let all = Op::Zero { disk, offset: 0, length: capacity_bytes, fua: false };
         [all, Op::Checkpoint { disk }, Op::Background, Op::Flush { disk }]
-    }) {
+    });
+    for op in snapshots.chain(trims) {
         world.apply(&op).map_err(|e| format!("{op:?}: {e}"))?;
     }
     world.compare()?;

@@ -36,6 +36,23 @@ pub enum Op {
     Delete {
         disk: u32,
     },
+    /// Freezes a disk, in place of an older snapshot of that number.
+    Snapshot {
+        disk: u32,
+        number: u32,
+    },
+    /// A clone of a snapshot in place of a disk.
+    Clone {
+        number: u32,
+        disk: u32,
+    },
+    Rollback {
+        disk: u32,
+        number: u32,
+    },
+    DeleteSnapshot {
+        number: u32,
+    },
     /// Everything that the pool's threads would do.
     Background,
     /// Close in order and open again.
@@ -132,7 +149,11 @@ impl Shape {
             50..62 => Op::Zero { disk, offset, length, fua },
             62..74 => Op::Flush { disk },
             74..80 => Op::Checkpoint { disk },
-            80..90 => Op::Background,
+            80..83 => Op::Snapshot { disk, number: rng.below(3) as u32 },
+            83..84 => Op::Clone { number: rng.below(3) as u32, disk },
+            84..85 => Op::Rollback { disk, number: rng.below(3) as u32 },
+            85..86 => Op::DeleteSnapshot { number: rng.below(3) as u32 },
+            86..90 => Op::Background,
             90..92 => Op::Resize { disk, size_bytes: self.size(rng) },
             92..94 => Op::Create { disk },
             94..95 => Op::Delete { disk },

@@ -11,6 +11,7 @@ use _core::units::{BLOCK_SIZE, DiskId};
 use _core::{Disk, Error, Options, Pool};
 
 use crate::content;
+use crate::copies::SNAPSHOTS;
 use crate::model::{Crash, DiskModel, Patch, Prefix, groups};
 use crate::workload::{Op, Shape};
 
@@ -18,17 +19,19 @@ pub const POOL_UUID: [u8; 16] = *b"nearstone-crash!";
 
 /// A disk as the catalog and the model know it. The catalog is taken to be perfect: what it says, it says
 /// durably.
-struct DiskState {
-    id: DiskId,
-    slot: u32,
-    handle: Option<Arc<Disk>>,
-    model: DiskModel,
+pub struct DiskState {
+    pub id: DiskId,
+    pub slot: u32,
+    /// A snapshot or a clone.
+    pub is_copy: bool,
+    pub handle: Option<Arc<Disk>>,
+    pub model: DiskModel,
     /// Change count when its creation was acknowledged; before that it has no row.
-    created: usize,
+    pub created: usize,
     /// Change count when its row was marked for deletion.
-    deleted: Option<usize>,
+    pub deleted: Option<usize>,
     /// `(change count, size)` of each commit of a size.
-    sizes: Vec<(usize, u64)>,
+    pub sizes: Vec<(usize, u64)>,
 }
 
 impl DiskState {
@@ -36,7 +39,7 @@ impl DiskState {
         self.created <= changes && self.deleted.is_none_or(|begin| begin >= changes)
     }
 
-    fn size_at(&self, changes: usize) -> u64 {
+    pub fn size_at(&self, changes: usize) -> u64 {
         let known = self.sizes.iter().rev().find(|(at, _)| *at <= changes);
         known.or(self.sizes.first()).expect("sizes has the first one").1
     }
@@ -46,8 +49,8 @@ pub struct World {
     pub shape: Shape,
     pub drive: RecordingDrive,
     pub pool: Option<Arc<Pool>>,
-    disks: Vec<DiskState>,
-    next_id: u32,
+    pub disks: Vec<DiskState>,
+    pub next_id: u32,
 }
 
 /// What a crash left of one disk.
@@ -90,11 +93,11 @@ impl World {
         Ok(world)
     }
 
-    fn pool(&self) -> &Arc<Pool> {
+    pub fn pool(&self) -> &Arc<Pool> {
         self.pool.as_ref().expect("the pool is open between operations")
     }
 
-    fn index(&self, slot: u32) -> Option<usize> {
+    pub fn index(&self, slot: u32) -> Option<usize> {
         self.disks.iter().position(|d| d.slot == slot && d.deleted.is_none())
     }
 
@@ -116,15 +119,25 @@ impl World {
         let handle = Some(self.pool().open_disk(id, size)?);
         let model = DiskModel::new(size);
         let sizes = vec![(created, size)];
-        self.disks.push(DiskState { id, slot, handle, model, created, deleted: None, sizes });
+        let is_copy = false;
+        self.disks.push(DiskState {
+            id,
+            slot,
+            is_copy,
+            handle,
+            model,
+            created,
+            deleted: None,
+            sizes,
+        });
         Ok(())
     }
 
-    fn delete(&mut self, slot: u32) -> Result<(), Error> {
+    pub fn delete(&mut self, slot: u32) -> Result<(), Error> {
         let Some(index) = self.index(slot) else { return Ok(()) };
         self.disks[index].deleted = Some(self.drive.changes());
         self.disks[index].handle = None;
-        self.pool().delete_disk(self.disks[index].id)
+        self.pool().delete_disk(self.disks[index].id).map(|_| ())
     }
 
     /// Does `op`, which is none of the crashes. After an error the model counts it as failed.
@@ -132,6 +145,10 @@ impl World {
         match *op {
             Op::Create { disk } => self.create(disk),
             Op::Delete { disk } => self.delete(disk),
+            Op::Snapshot { disk, number } => self.snapshot(disk, number),
+            Op::Clone { number, disk } => self.clone_disk(number, disk),
+            Op::Rollback { disk, number } => self.rollback(disk, number),
+            Op::DeleteSnapshot { number } => self.delete(SNAPSHOTS + number),
             Op::Background => self.pool().run_background(),
             Op::Restart => self.restart(),
             Op::Write { disk, .. }
@@ -235,6 +252,12 @@ impl World {
         drop(pool);
         let closed = self.drive.changes();
         let pool = open_pool(&self.shape, &self.drive)?;
+        // What others still held of a deleted disk: its row says that it is to go.
+        for id in pool.stored_disks()? {
+            if !self.disks.iter().any(|d| d.id == id && d.deleted.is_none()) {
+                pool.delete_disk(id)?;
+            }
+        }
         for disk in self.disks.iter_mut().filter(|d| d.deleted.is_none()) {
             disk.model.flushed(closed);
             disk.handle = Some(pool.open_disk(disk.id, disk.size_at(usize::MAX))?);
@@ -258,8 +281,12 @@ impl World {
         Ok(())
     }
 
-    /// No file may belong to a disk that is gone.
+    /// No file may belong to a disk that is gone, unless a snapshot or clone may need it.
     pub fn check_leftovers(&self) -> Result<(), String> {
+        let is_shared = |d: &DiskState| d.deleted.is_none() && d.is_copy;
+        if self.disks.iter().any(is_shared) {
+            return Ok(());
+        }
         let ids: Vec<String> = self
             .disks
             .iter()
@@ -370,6 +397,7 @@ impl World {
             disks.push(DiskState {
                 id: disk.id,
                 slot: disk.slot,
+                is_copy: disk.is_copy,
                 sizes: vec![(0, disk.size_at(changes))],
                 handle: Some(handle),
                 model,
