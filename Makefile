@@ -37,6 +37,9 @@ RUST_SOURCES := $(wildcard storage/core/Cargo.* storage/core/build.rs) \
 # the core, `rustc-web` is the current one that Debian keeps for building browsers.
 PACKAGES := ca-certificates e2fsprogs file fio gcc gnutls-bin libc6-dev libnbd-bin mount nbdkit \
 	nbdkit-plugin-python python3 python3-dev python3-libnbd python3-venv qemu-utils
+# For the tests with real guests: the machine, what its boot disk is made with, and the guest's own tools.
+PACKAGES += busybox-static dosfstools fdisk libxml2-utils mtools nbd-client qemu-system-x86 sqlite3 syslinux \
+	syslinux-common xfsprogs
 # Only for comparing with in the benchmarks: not worth a daemon on a person's machine, where the two tests that
 # want them say so and are skipped. Continuous integration skips nothing.
 ifeq ($(CI),true)
@@ -44,7 +47,13 @@ PACKAGES += btrfs-progs nbd-server
 endif
 RUST_PACKAGES := cargo-web rustc-web rust-web-clippy rustfmt-web
 
-.PHONY: help setup doctor build run test check fmt lint types layers bench soak docs clean \
+# The kernel, initramfs and disk that the tests with real guests boot.
+GUEST := build/guest
+GUEST_SOURCES := $(addprefix tests/guest/,build.py init load.rs)
+
+RUSTFMT_GUEST := rustfmt --edition 2024 --config-path storage/core tests/guest/load.rs
+
+.PHONY: help setup doctor build run test check fmt lint types layers guest bench soak docs clean \
 	system-packages rust-lint rust-test python-test docs-check
 
 help: ## list the targets
@@ -137,6 +146,7 @@ fmt: $(STAMPS)/environment ## format Python and Rust
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
 	cargo fmt --manifest-path $(MANIFEST)
+	$(RUSTFMT_GUEST)
 
 lint: $(STAMPS)/environment rust-lint ## formatting and lint rules, Python and Rust, warnings are errors
 	$(PYTHON) -m ruff format --check .
@@ -144,6 +154,7 @@ lint: $(STAMPS)/environment rust-lint ## formatting and lint rules, Python and R
 
 rust-lint: $(STAMPS)/environment
 	cargo fmt --check --manifest-path $(MANIFEST)
+	$(RUSTFMT_GUEST) --check
 	cargo clippy --quiet --locked --all-targets --features testing --manifest-path $(MANIFEST) -- -D warnings
 	cargo clippy --quiet --locked --features python --manifest-path $(MANIFEST) -- -D warnings
 
@@ -158,8 +169,13 @@ layers: $(STAMPS)/environment ## who may import whom
 rust-test: $(STAMPS)/environment
 	cargo test --locked --features testing --manifest-path $(MANIFEST)
 
+guest: $(GUEST)/disk.img ## make the kernel, initramfs and disk that the tests with real guests boot
+
+$(GUEST)/disk.img: $(GUEST_SOURCES) $(STAMPS)/environment
+	$(PYTHON) -m tests.guest.build $(GUEST)
+
 # Without CI, which would make pytest print whole differences: of two images of a disk it takes hours.
-python-test: build
+python-test: build $(GUEST)/disk.img
 	env -u CI $(PYTHON) -m pytest $(PYTEST_ARGS)
 
 bench: build ## fio side by side against nbdkit's own plugins and qcow2, into benchmarks/results/
