@@ -405,10 +405,8 @@ class _DiskCheck:
         total = self._totals.get(segment)
         is_before_replay = root.replay_segment != 0 and segment < root.replay_segment
         if total is not None and usage is not None:
-            # A disk that was rolled back has the snapshot's table: later records are not in it.
-            is_complete = is_before_replay and segment < root.usage_segment
-            is_total_right = usage.total == total if is_complete else usage.total <= total
-            if not is_total_right or usage.total < live:
+            # Fewer than there are: the table is older, or the disk was rolled back to one that was.
+            if not live <= usage.total <= total:
                 reason = f"the usage table says {usage.total} in all, there are {total}"
                 self._violate(file, 0, reason)
         if live == 0 and is_before_replay and segment != root.usage_segment and total is not None:
