@@ -404,11 +404,10 @@ class _DiskCheck:
             self._violate(file, 0, f"the usage table says {noted_live} live, there are {live}")
         total = self._totals.get(segment)
         is_before_replay = root.replay_segment != 0 and segment < root.replay_segment
-        if total is not None and usage is not None:
-            # Fewer than there are: the table is older, or the disk was rolled back to one that was.
-            if not live <= usage.total <= total:
-                reason = f"the usage table says {usage.total} in all, there are {total}"
-                self._violate(file, 0, reason)
+        # Fewer than there are: the table is older, or the disk was rolled back to one that was.
+        if total is not None and usage is not None and not live <= usage.total <= total:
+            reason = f"the usage table says {usage.total} in all, there are {total}"
+            self._violate(file, 0, reason)
         if live == 0 and is_before_replay and segment != root.usage_segment and total is not None:
             self.report.dead_segments += 1
 
