@@ -58,7 +58,7 @@ class Machine:
         self._process: subprocess.Popen[bytes] | None = None
         self._connections = contextlib.ExitStack()
 
-    def launch(self, *options: str) -> Self:
+    def launch(self, *options: str, timeout_s: float = TIMEOUT_S) -> Self:
         """Start QEMU without waiting for the guest."""
         words = [*self.hardware.arguments(), *options]
         for name in ("shell", "qmp"):
@@ -74,10 +74,10 @@ class Machine:
                 stderr=log,
             )
         try:
-            line = connect_unix(self._path("shell"), TIMEOUT_S)
+            line = connect_unix(self._path("shell"), timeout_s)
             self.shell = Console(line, self.log)
             self._connections.callback(self.shell.close)
-            self.qmp = Qmp.connect(self._path("qmp"), TIMEOUT_S)
+            self.qmp = Qmp.connect(self._path("qmp"), timeout_s)
             self._connections.callback(self.qmp.close)
         except OSError as error:
             self.kill()
@@ -130,7 +130,8 @@ def choose_accelerator(folder: Path) -> str:
     """
     machine = Machine(folder, Hardware("kvm"))
     try:
-        machine.launch()
+        # With a broken KVM, QEMU itself may hang before it answers.
+        machine.launch(timeout_s=_KVM_PROBE_TIMEOUT_S)
         machine.shell.wait_until_ready(_KVM_PROBE_TIMEOUT_S)
     except (AssertionError, OSError, RuntimeError):
         return "tcg"
