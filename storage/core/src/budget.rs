@@ -313,7 +313,7 @@ impl Budget {
                 if !keeps_spares || !self.segments.has_spares() {
                     lane.ready.wait(&mut queue);
                 } else if lane.ready.wait_for(&mut queue, SPARES_KEPT).timed_out() {
-                    // A failure leaves files that the next recovery removes.
+                    // What could not be removed, the next checkpoint of its disk tries again.
                     let _ = self.segments.drop_spares();
                 }
             }

@@ -193,8 +193,7 @@ impl Segments {
         let spare = self.spares.take(disk, drive)?;
         let drive = self.drive(drive).ok()?;
         if drive.rename(&path_of(disk, spare.id), path).is_err() {
-            // A segment again, for the next checkpoint to remove.
-            self.places.write().insert(spare.id, Place { drive: spare.drive, disk });
+            self.restore(&spare);
             return None;
         }
         match drive.open(path) {
@@ -202,6 +201,11 @@ impl Segments {
             // The name has to be free for the new file.
             Err(_) => drive.remove(path).ok().and(None),
         }
+    }
+
+    /// A spare file that could be neither used nor removed: a segment again, for the next checkpoint to remove.
+    fn restore(&self, spare: &Spare) {
+        self.places.write().insert(spare.id, Place { drive: spare.drive, disk: spare.disk });
     }
 
     /// Makes the names of `disk`'s segments on `drive` durable.
@@ -259,7 +263,11 @@ impl Segments {
         let has_any = !spares.is_empty();
         let removed = spares.into_iter().map(|spare| {
             let path = path_of(spare.disk, spare.id);
-            self.drive(spare.drive)?.remove(&path).map_err(|e| Error::io(path, e))
+            let removed = self.drive(spare.drive)?.remove(&path);
+            if removed.is_err() {
+                self.restore(&spare);
+            }
+            removed.map_err(|e| Error::io(path, e))
         });
         removed.fold(Ok(()), Result::and).map(|()| has_any)
     }
