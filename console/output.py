@@ -17,8 +17,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from storage.errors import StorageError, face_of
-from storage.faces import EXIT_REFUSED
+from storage.errors import StorageError
+from storage.faces import EXIT_REFUSED, face_of
 
 _PIPE_COLUMNS: Final = 10_000
 

@@ -36,7 +36,8 @@ from storage import _core
 from storage._core import Disk, cache, extents, flush, pread, pwrite, trim, zero
 from storage.catalog import CATALOG_FILE
 from storage.control import CONTROL_SOCKET, ControlServer
-from storage.errors import BadConfig, PoolClosed, PoolNotFound, StorageError, errno_of
+from storage.errors import BadConfig, PoolClosed, PoolNotFound, StorageError
+from storage.faces import errno_of
 from storage.pool import Pool
 from storage.service import DiskInfo, DiskState
 from storage.units import format_size

@@ -1,12 +1,10 @@
 # ruff: noqa: N818  (the names are the vocabulary of the control protocol; "Error" would say nothing)
-"""Every error of Nearstone in one tree, and what each becomes outside Python.
+"""Every error of Nearstone in one tree; what each becomes outside Python says `storage.faces`.
 
 A leaf carries fields, never a ready-made sentence: the fields travel unchanged through the control
 socket, the Rust core (which constructs the classes by name with keyword arguments) and ``--json``.
 The sentence for people is made from them at the very end: ``PROBLEM`` says which thing has what
 wrong with it, ``NEXT_STEP`` what to do about it.
-
-`FACES` is the one table from leaf to the outside; a test holds it complete.
 
 Invariants
 - Leaves are dataclasses whose fields are int, str or None, so that they survive JSON.
@@ -17,10 +15,7 @@ import dataclasses
 import errno as errnos
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final
-
-from storage import faces
-from storage.faces import Face
+from typing import ClassVar
 
 FieldValue = int | str | None
 
@@ -429,74 +424,6 @@ class BadMessage(StorageError):
     NEXT_STEP = "correct the client"
 
 
-_REFUSED: Final = Face(errnos.EINVAL, faces.INVALID_FIELD, 422, faces.EXIT_REFUSED)
-_CONFLICT: Final = Face(errnos.EINVAL, faces.INVALID_FIELD, 409, faces.EXIT_REFUSED)
-_ABSENT: Final = Face(errnos.EIO, faces.INTERVENE, 503, faces.EXIT_REFUSED)
-_BROKEN: Final = Face(errnos.EIO, faces.HARDWARE, 500, faces.EXIT_FAILED)
-
-FACES: Final[Mapping[type[StorageError], Face]] = {
-    InvalidRequest: Face(errnos.EINVAL, faces.INVALID_FIELD, 400, faces.EXIT_REFUSED),
-    # EROFS is not among the errnos of NBD; the protocol asks for EPERM.
-    ReadOnly: Face(errnos.EPERM, faces.WRITE_PROTECTED, 403, faces.EXIT_REFUSED),
-    NoSpace: Face(errnos.ENOSPC, faces.NO_SPACE, 507, faces.EXIT_FAILED),
-    Corrupt: Face(errnos.EIO, faces.MEDIUM, 500, faces.EXIT_FAILED),
-    DiskFailed: Face(errnos.EIO, faces.HARDWARE, 503, faces.EXIT_FAILED),
-    DiskNotFound: Face(errnos.ENOENT, faces.NO_UNIT, 404, faces.EXIT_REFUSED),
-    DriveMissing: Face(errnos.EIO, faces.INTERVENE, 503, faces.EXIT_FAILED),
-    PoolClosed: Face(errnos.ESHUTDOWN, faces.BECOMING_READY, 503, faces.EXIT_FAILED),
-    StorageIO: _BROKEN,
-    PoolBusy: Face(errnos.ESHUTDOWN, faces.BECOMING_READY, 409, faces.EXIT_REFUSED),
-    PoolNotFound: _ABSENT,
-    PoolNotNamed: _REFUSED,
-    PoolExists: _CONFLICT,
-    PoolFolderUnusable: _ABSENT,
-    CatalogDamaged: _BROKEN,
-    CatalogTooNew: _ABSENT,
-    DriveUnusable: _REFUSED,
-    NameTaken: _CONFLICT,
-    BadName: _REFUSED,
-    BadSize: _REFUSED,
-    ShrinkLosesData: _CONFLICT,
-    DiskInUse: _CONFLICT,
-    HasSnapshots: _CONFLICT,
-    NotASnapshot: _REFUSED,
-    DiskNotReady: Face(errnos.ESHUTDOWN, faces.BECOMING_READY, 409, faces.EXIT_REFUSED),
-    ToolMissing: Face(errnos.ENOTSUP, faces.HARDWARE, 501, faces.EXIT_REFUSED),
-    ToolFailed: _BROKEN,
-    UnreadableImage: _REFUSED,
-    UnreadableFile: _REFUSED,
-    TargetExists: _CONFLICT,
-    TargetUnusable: _REFUSED,
-    BadConfig: _REFUSED,
-    NeedsConfirmation: _REFUSED,
-    ServerUnreachable: Face(errnos.ESHUTDOWN, faces.BECOMING_READY, 503, faces.EXIT_FAILED),
-    ServerFailed: _BROKEN,
-    ServerNotStarted: _BROKEN,
-    ProtocolMismatch: Face(errnos.ENOTSUP, faces.INVALID_FIELD, 501, faces.EXIT_REFUSED),
-    BadMessage: Face(errnos.EINVAL, faces.INVALID_FIELD, 400, faces.EXIT_REFUSED),
-}
-
-
-def face_of(exc: BaseException) -> Face:
-    """The outside of `exc`; `faces.UNKNOWN` for whatever is not a leaf of the tree."""
-    if isinstance(exc, StorageError):
-        return FACES.get(type(exc), faces.UNKNOWN)
-    return faces.UNKNOWN
-
-
-def errno_of(exc: BaseException) -> int:
-    """The errno that tells an NBD client of `exc`; ENOENT only for `DiskNotFound`, met at open."""
-    if isinstance(exc, MemoryError):
-        return errnos.ENOMEM
-    if isinstance(exc, OSError) and exc.errno is not None:
-        if exc.errno in (errnos.EROFS, errnos.EACCES):
-            return errnos.EPERM
-        if exc.errno == errnos.EDQUOT:
-            return errnos.ENOSPC
-        return exc.errno if exc.errno in faces.NBD_ERRNOS else errnos.EIO
-    return face_of(exc).nbd_errno
-
-
 def with_traceback(error: BaseException) -> BaseException:
     """`error` with a traceback, for those that a native function is about to raise.
 
@@ -511,7 +438,7 @@ def with_traceback(error: BaseException) -> BaseException:
 
 def rebuild(class_name: str, fields: Mapping[str, FieldValue], message: str) -> StorageError:
     """The leaf that crossed a wire by name and fields; `ServerFailed` if there is no such leaf."""
-    for leaf in FACES:
+    for leaf in StorageError.__subclasses__():
         if leaf.__name__ == class_name:
             try:
                 return leaf(**fields)

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from storage import errors
-from storage.errors import FACES, StorageError, errno_of, rebuild
-from storage.faces import EXIT_FAILED, EXIT_REFUSED, NBD_ERRNOS
+from storage.errors import StorageError, rebuild
+from storage.faces import EXIT_FAILED, EXIT_REFUSED, FACES, NBD_ERRNOS, errno_of
 
 LEAVES = [
     value

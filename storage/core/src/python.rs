@@ -211,7 +211,7 @@ fn for_nbdkit(py: Python<'_>, error: PyErr) -> PyErr {
 
 fn tell_errno(py: Python<'_>, error: &PyErr) {
     let Some(hook) = ERRNO_HOOK.get(py) else { return };
-    let errno_of = || py.import("storage.errors")?.getattr("errno_of")?.call1((error.value(py),));
+    let errno_of = || py.import("storage.faces")?.getattr("errno_of")?.call1((error.value(py),));
     let errno = errno_of().and_then(|e| e.extract::<i32>()).unwrap_or(libc::EIO);
     if let Err(broken) = hook.call1(py, (errno,)) {
         broken.print(py);
