@@ -15,7 +15,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 from typer.exceptions import Abort, TyperException
 
-from console import attach, disks, files, images, installation, pools, serving
+from console import attach, disks, files, images, installation, pools, serving, settings
 from console.invocation import Invocation
 from console.output import Output
 from console.prose import EVERYWHERE
@@ -65,6 +65,7 @@ app.add_typer(pools.app, name="pool")
 app.add_typer(disks.app, name="disk")
 images.register(disks.app)
 attach.register(disks.app)
+settings.register(disks.app)
 serving.register(app)
 files.register(app)
 installation.register(app)

@@ -13,6 +13,7 @@ from storage.names import check_description, check_name
 from storage.pool import Pool
 from storage.pool_init import is_pool
 from storage.service import DiskDetails, DiskInfo, PoolService
+from storage.settings import BANDWIDTH_BYTES, BURST_S, IOPS
 from storage.units import format_size, parse_disk_size
 
 app = typer.Typer(help="Make, show, change, move and attach disks.", no_args_is_help=True)
@@ -127,9 +128,23 @@ def _describe(disk: DiskDetails) -> list[str]:
     if disk.mapped_bytes is not None and disk.end_of_data_bytes is not None:
         lines.append(f"data         {format_size(disk.mapped_bytes)}")
         lines.append(f"end of data  {format_size(disk.end_of_data_bytes)}")
+    if limits := describe_settings(disk):
+        lines.append(f"limits       {', '.join(limits)}")
     if disk.problem:
         lines.append(f"problem      {disk.problem}")
     return lines
+
+
+def describe_settings(disk: DiskDetails) -> list[str]:
+    """The disk's settings for people; empty when none was made."""
+    found = []
+    if IOPS in disk.settings:
+        found.append(f"{disk.settings[IOPS]} requests/s")
+    if BANDWIDTH_BYTES in disk.settings:
+        found.append(f"{format_size(disk.settings[BANDWIDTH_BYTES])}/s")
+    if found and BURST_S in disk.settings:
+        found.append(f"burst {disk.settings[BURST_S]} s")
+    return found
 
 
 @app.command(context_settings=_TAKES_SIZE)

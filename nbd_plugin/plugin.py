@@ -184,7 +184,7 @@ def get_ready() -> None:
 def after_fork() -> None:
     """Open the pool and start the threads; clients are accepted when this returns."""
     global server
-    stopping = Stopping(nbdkit.shutdown)
+    stopping = Stopping(_shut_down)
     stopping.start()
     if settings.outlives_launcher:
         outlive_parent()
@@ -198,6 +198,13 @@ def after_fork() -> None:
         write_error(settings.report_fd, exc)
         os._exit(1)
     write_ready(settings.report_fd)
+
+
+def _shut_down() -> None:
+    """Asks nbdkit to end. It waits for every request, so none may go on waiting for a limit."""
+    if server is not None:
+        server.pool.lift_limits()
+    nbdkit.shutdown()
 
 
 def _open_pool(stopping: Stopping) -> Server:

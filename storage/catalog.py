@@ -14,6 +14,7 @@ Invariants
 Concurrency: one connection guarded by one lock; every method may be called from any thread.
 """
 
+import json
 import os
 import sqlite3
 import threading
@@ -34,6 +35,7 @@ from storage.errors import (
     PoolClosed,
 )
 from storage.service import DiskState
+from storage.settings import Settings
 from storage.units import DISK_ID_MAX, ByteSize, DiskId, DriveIndex, UnixSeconds
 
 T = TypeVar("T")
@@ -194,6 +196,18 @@ class Catalog:
             raise DiskNotFound(disk=disk_id)
         return _disk_row(row)
 
+    def settings(self, disk_id: DiskId) -> Settings:
+        """What was set for the disk. Raises: DiskNotFound, CatalogDamaged."""
+        with self._reading() as connection:
+            query = "SELECT settings FROM disks WHERE id = ?"
+            row = connection.execute(query, (disk_id,)).fetchone()
+        if row is None:
+            raise DiskNotFound(disk=disk_id)
+        settings = json.loads(row[0])
+        if not isinstance(settings, dict):
+            raise CatalogDamaged(path=str(self._path), detail=f"settings of disk {disk_id}")
+        return settings
+
     def allocate_disk_id(self) -> DiskId:
         """An id that no disk of this pool ever had or will have. Durable at return."""
 
@@ -230,6 +244,10 @@ class Catalog:
         rows = [(state, disk_id) for disk_id in disk_ids]
         query = "UPDATE disks SET state = ? WHERE id = ?"
         self._write(lambda connection: connection.executemany(query, rows))
+
+    def set_settings(self, disk_id: DiskId, settings: Settings) -> None:
+        """All that is set for the disk."""
+        self._update(disk_id, "settings", json.dumps(settings))
 
     def set_name(self, disk_id: DiskId, name: str) -> None:
         """Its snapshots are named after it. Raises: NameTaken."""

@@ -87,6 +87,13 @@ def _flag(params: Params, name: str) -> bool:
     return value
 
 
+def _changes(params: Params) -> Mapping[str, int | None]:
+    changes = params.get("changes")
+    if not isinstance(changes, dict):
+        raise BadMessage(reason="changes must be an object")
+    return changes
+
+
 # What each method does on the server; whatever it returns is fit for JSON.
 _METHODS: Final[Mapping[str, Callable[[PoolService, Params], Any]]] = {
     "pool.status": lambda pool, p: pool.status().to_json(),
@@ -113,6 +120,7 @@ _METHODS: Final[Mapping[str, Callable[[PoolService, Params], Any]]] = {
     ],
     "disk.clone": lambda pool, p: pool.clone_disk(_text(p, "name"), _text(p, "new_name")).to_json(),
     "disk.rollback": lambda pool, p: pool.rollback_disk(_text(p, "name")).to_json(),
+    "disk.set": lambda pool, p: pool.set_disk(_text(p, "name"), _changes(p)).to_json(),
     "disk.delete": lambda pool, p: pool.delete_disk(_text(p, "name"), _flag(p, "force")),
 }
 
@@ -379,6 +387,9 @@ class ControlClient:
 
     def rename_disk(self, name: str, new_name: str) -> DiskInfo:
         return DiskInfo.from_json(self._call("disk.rename", name=name, new_name=new_name))
+
+    def set_disk(self, name: str, changes: Mapping[str, int | None]) -> DiskDetails:
+        return DiskDetails.from_json(self._call("disk.set", name=name, changes=dict(changes)))
 
     def delete_disk(self, name: str, force: bool = False) -> None:
         self._call("disk.delete", name=name, force=force)

@@ -25,7 +25,7 @@ import os
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -52,6 +52,7 @@ from storage.lock import PoolLock
 from storage.names import check_description, check_name
 from storage.pool_init import init_pool, is_pool
 from storage.service import DiskDetails, DiskInfo, DiskState, DriveState, PoolStatus
+from storage.settings import change_settings, limits_of
 from storage.units import MIB, ByteSize, DiskId, UnixSeconds, check_disk_size, format_time
 
 if TYPE_CHECKING:
@@ -196,12 +197,13 @@ class Pool:
             self._clients[disk.disk_id] = max(0, self._clients[disk.disk_id] - 1)
 
     def describe_disk(self, disk: "_core.Disk") -> DiskInfo:
-        """An open disk as `list_disks` has it, at a cost that does not grow with their number.
-
-        Raises: DiskNotFound when it has been deleted meanwhile.
-        """
+        """An open disk as `list_disks` has it, at constant cost. Raises: DiskNotFound if deleted."""
         self._check_open()
         return self._as_listed(self._catalog.disk_numbered(DiskId(disk.disk_id)))
+
+    def lift_limits(self) -> None:
+        """Lets requests that wait for their disk's limits go on: service is about to end."""
+        self._core.lift_limits()
 
     # -- PoolService
 
@@ -234,18 +236,22 @@ class Pool:
 
     def show_disk(self, name: str) -> DiskDetails:
         with self._locked(name) as row:
-            try:
-                disk = self._opened(row)
-                statistics = disk.stats()
-                end_of_data_bytes = disk.end_of_data()
-            except StorageError as exc:
-                return DiskDetails(**self._describe(row), problem=exc.problem)
-            return DiskDetails(
-                **self._describe(row),
-                mapped_bytes=statistics["mapped_bytes"],
-                end_of_data_bytes=end_of_data_bytes,
-                statistics=statistics,
-            )
+            return self._show(row)
+
+    def _show(self, row: DiskRow) -> DiskDetails:
+        known = {**self._describe(row), "settings": self._catalog.settings(row.id)}
+        try:
+            disk = self._opened(row)
+            statistics = disk.stats()
+            end_of_data_bytes = disk.end_of_data()
+        except StorageError as exc:
+            return DiskDetails(**known, problem=exc.problem)
+        return DiskDetails(
+            **known,
+            mapped_bytes=statistics["mapped_bytes"],
+            end_of_data_bytes=end_of_data_bytes,
+            statistics=statistics,
+        )
 
     def create_disk(
         self, name: str, size_bytes: int, description: str = "", importing: bool = False
@@ -301,6 +307,15 @@ class Pool:
             self._catalog.set_name(row.id, new_name)
         return self._info(new_name)
 
+    def set_disk(self, name: str, changes: Mapping[str, int | None]) -> DiskDetails:
+        with self._locked(name) as row:
+            _check_ready(row)
+            settings = change_settings(self._catalog.settings(row.id), changes)
+            self._catalog.set_settings(row.id, settings)
+            if row.id in self._disks:
+                self._disks[row.id].set_limits(*limits_of(settings))
+            return self._show(row)
+
     def delete_disk(self, name: str, force: bool = False) -> None:
         with self._locked(name) as row:
             if snapshots := len(self._catalog.snapshots(row.id)):
@@ -333,9 +348,8 @@ class Pool:
 
     def list_snapshots(self, name: str) -> list[DiskInfo]:
         self._check_open()
-        return [
-            self._as_listed(row) for row in self._catalog.snapshots(self._catalog.disk(name).id)
-        ]
+        rows = self._catalog.snapshots(self._catalog.disk(name).id)
+        return [self._as_listed(row) for row in rows]
 
     def clone_disk(self, name: str, new_name: str) -> DiskInfo:
         check_name(new_name)
@@ -454,6 +468,7 @@ class Pool:
             except DiskNotFound as exc:
                 where = f"anchors/{row.id:08x}.anchor"
                 raise Corrupt(disk=row.name, where=where, detail="the file is missing") from exc
+            disk.set_limits(*limits_of(self._catalog.settings(row.id)))
             self._disks[row.id] = disk
         return disk
 

@@ -74,12 +74,13 @@ class DiskDetails(DiskInfo):
     """A disk as `show` prints it; the figures below need the disk opened, and are None if it fails.
 
     `mapped_bytes` is the address space that holds data, `end_of_data_bytes` where the last of it
-    ends, `statistics` what the core counts.
+    ends, `statistics` what the core counts. `settings` are those made with `set_disk`.
     """
 
     mapped_bytes: int | None = None
     end_of_data_bytes: int | None = None
     statistics: dict[str, int] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,13 @@ class PoolService(Protocol):
         """Gives the disk another name. Connections go on, but must use it when they reconnect.
 
         Raises: DiskNotFound, DiskNotReady, BadName, NameTaken.
+        """
+
+    def set_disk(self, name: str, changes: Mapping[str, int | None]) -> DiskDetails:
+        """Changes settings of a disk or snapshot (`storage.settings`); they count at once and are
+        durable. None takes one back to its default, those that are not named stay.
+
+        Raises: DiskNotFound, DiskNotReady, InvalidRequest.
         """
 
     def delete_disk(self, name: str, force: bool = False) -> None:

@@ -123,6 +123,11 @@ class FakePool:
         stored = sum(map(len, self.drive.blocks.values())) * BLOCK_SIZE_BYTES
         return {"stored_bytes": stored, "free_bytes": 1 << 40, "segments": len(self.drive.blocks)}
 
+    def lift_limits(self) -> None:
+        self.check_open()
+        for disk in self.open_disks.values():
+            disk.limits = (0, 0, 0)
+
     def close(self) -> None:
         for disk in self.open_disks.values():
             disk.is_gone = True
@@ -137,6 +142,7 @@ class FakeDisk:
         self.disk_id = disk_id
         self.size_bytes = size_bytes
         self.is_gone = False
+        self.limits = (0, 0, 0)
 
     @property
     def is_snapshot(self) -> bool:
@@ -223,6 +229,9 @@ class FakeDisk:
 
     def checkpoint(self) -> None:
         self.blocks_of(0, 0)
+
+    def set_limits(self, requests_per_s: int, bytes_per_s: int, burst_s: int) -> None:
+        self.limits = (requests_per_s, bytes_per_s, burst_s)
 
     def stats(self) -> dict[str, int]:
         mapped = len(self.blocks_of(0, 0)) * BLOCK_SIZE_BYTES

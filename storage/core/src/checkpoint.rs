@@ -26,6 +26,7 @@ use crate::holds::held_by;
 use crate::log::LogGuard;
 use crate::map::{NodeStore, TreeRoot, UsageSink, merge};
 use crate::segment_reader::{file_len, read_header, read_trailer};
+use crate::throttle::Limits;
 use crate::units::{BlockIndex, Location, SegmentId};
 use crate::usage::UsageTable;
 
@@ -250,6 +251,7 @@ impl Disk {
     pub(crate) fn abandon(&self) {
         if !self.is_closed.swap(true, Ordering::AcqRel) {
             self.log.fail("the disk is being deleted");
+            self.throttle.set(Limits::default());
             // Whoever still writes nodes or summaries finds out now.
             let _checkpoint = self.checkpointing.lock();
             let _seal = self.sealing.lock();

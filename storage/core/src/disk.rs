@@ -12,6 +12,7 @@ use crate::disk_map::{DiskMap, Origin};
 use crate::error::{Error, Result};
 use crate::fetch::Fetcher;
 use crate::log::Log;
+use crate::throttle::Throttle;
 use crate::units::{BLOCK_SIZE, BlockIndex, DiskId, Location, SegmentId};
 use crate::usage::UsageTable;
 
@@ -49,6 +50,7 @@ pub struct Disk {
     /// Segments of other disks that the durable root may lead into.
     pub(crate) held: Mutex<HashSet<SegmentId>>,
     pub(crate) is_closed: AtomicBool,
+    pub throttle: Throttle,
     pub counters: Counters,
 }
 
@@ -60,6 +62,7 @@ impl Disk {
     /// Fills `out` with the bytes from `offset`.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         self.check_range(offset, out.len() as u64)?;
+        self.throttle.admit(out.len() as u64);
         self.counters.read_bytes.fetch_add(out.len() as u64, Ordering::Relaxed);
         let head = (offset.next_multiple_of(BLOCK_SIZE as u64) - offset).min(out.len() as u64);
         let (head, rest) = out.split_at_mut(head as usize);

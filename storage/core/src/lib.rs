@@ -4,7 +4,7 @@
 //! back to do their chores):
 //! `units`, `error`, `codec`, `format` (bytes on disk), `storage` (drives), `spares`, `segments` (files),
 //! `segment_reader`, `map` (block → location), `batch`, `anchor_file`, `log`, `usage`, `holds`, `fetch`,
-//! `disk_map`, `recovery`, `disk`, `write`, `checkpoint`, `clean`, `budget`, `pool`, `sharing`, `python`.
+//! `disk_map`, `recovery`, `throttle`, `disk`, `write`, `checkpoint`, `clean`, `budget`, `pool`, `sharing`, `python`.
 
 mod anchor_file;
 mod batch;
@@ -29,6 +29,7 @@ mod segments;
 mod sharing;
 mod spares;
 pub mod storage;
+mod throttle;
 pub mod units;
 mod usage;
 mod write;
@@ -36,3 +37,4 @@ mod write;
 pub use disk::Disk;
 pub use error::{Error, Result};
 pub use pool::{Options, Pool, PoolStats};
+pub use throttle::Limits;

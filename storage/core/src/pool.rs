@@ -19,6 +19,7 @@ use crate::map::{NodeCache, TreeRoot};
 use crate::recovery::{self, Recovered};
 use crate::segments::Segments;
 use crate::storage::{Drive, Space};
+use crate::throttle::{Limits, Throttle};
 use crate::units::{DISK_SIZE_BYTES_MAX, DiskId, SEGMENT_SIZE_BYTES_MAX, SegmentId};
 
 #[derive(Clone, Debug)]
@@ -170,8 +171,14 @@ impl Pool {
             usage: Mutex::new(recovered.usage),
             held: Mutex::new(held),
             is_closed: AtomicBool::new(false),
+            throttle: Throttle::new(),
             counters: Counters::default(),
         })
+    }
+
+    /// Lets requests that wait for their disk's limits go on, for the end of service.
+    pub fn lift_limits(&self) {
+        self.disks.lock().values().for_each(|disk| disk.throttle.set(Limits::default()));
     }
 
     /// Disks that have an anchor or segments, ascending.
@@ -205,6 +212,7 @@ impl Pool {
         if self.is_closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
+        self.lift_limits();
         let disks: Vec<_> = self.disks.lock().drain().map(|(_, disk)| disk).collect();
         let outcomes: Vec<_> = disks.iter().map(|disk| disk.close()).collect();
         self.budget.stop();

@@ -6,6 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyBufferError;
@@ -17,7 +18,7 @@ use crate::error::Error;
 use crate::storage::Drive;
 use crate::storage::fs::FsDrive;
 use crate::units::DiskId;
-use crate::{Options, disk, pool};
+use crate::{Limits, Options, disk, pool};
 
 /// Runs answered to one block status request: a client asks again for the rest.
 const EXTENTS_MAX: usize = 1024;
@@ -165,6 +166,14 @@ impl Pool {
         Ok(out)
     }
 
+    /// Ends all waiting for limits, for the end of service.
+    fn lift_limits(&self, py: Python<'_>) -> PyResult<()> {
+        self.run(py, |pool| {
+            pool.lift_limits();
+            Ok(())
+        })
+    }
+
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.run(py, |pool| pool.close())
     }
@@ -292,6 +301,21 @@ impl Disk {
             out.set_item(name, value)?;
         }
         Ok(out)
+    }
+
+    /// Requests and bytes a second that clients may ask for, 0 for as many as they like.
+    fn set_limits(
+        &self,
+        py: Python<'_>,
+        requests_per_s: u64,
+        bytes_per_s: u64,
+        burst_s: u32,
+    ) -> PyResult<()> {
+        let burst = Duration::from_secs(burst_s.into());
+        self.run(py, |disk| {
+            disk.throttle.set(Limits { requests_per_s, bytes_per_s, burst });
+            Ok(())
+        })
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {

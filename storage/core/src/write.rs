@@ -99,6 +99,7 @@ impl Disk {
     pub fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<()> {
         self.check_range(offset, data.len() as u64)?;
         self.check_writable()?;
+        self.throttle.admit(data.len() as u64);
         self.counters.written_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
         let (mut at, mut rest) = (offset, data);
         while !rest.is_empty() {
@@ -121,6 +122,7 @@ impl Disk {
     pub fn zero(&self, offset: u64, length: u64, fua: bool) -> Result<()> {
         self.check_range(offset, length)?;
         self.check_writable()?;
+        self.throttle.admit(0);
         self.make_zeros(offset, offset + length, false)?;
         if fua { self.flush() } else { Ok(()) }
     }

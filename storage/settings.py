@@ -1,0 +1,47 @@
+"""What can be set for a disk, as the catalog keeps it and clients change it.
+
+The catalog's column ``settings`` is a JSON object; a setting that is missing has its default. What
+a later release put there is kept, and has no effect in this one.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from storage.errors import InvalidRequest
+
+Settings = dict[str, Any]
+
+IOPS: Final = "iops"
+BANDWIDTH_BYTES: Final = "bandwidth_bytes"
+BURST_S: Final = "burst_s"
+
+LIMIT_MAX: Final = 1 << 50
+BURST_S_DEFAULT: Final = 1
+BURST_S_MAX: Final = 3600
+
+_RANGES: Final = {IOPS: (1, LIMIT_MAX), BANDWIDTH_BYTES: (1, LIMIT_MAX), BURST_S: (0, BURST_S_MAX)}
+"""The whole numbers that each setting may have."""
+
+
+def change_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Settings:
+    """`settings` with `changes`, of which None takes a setting back to its default.
+
+    Raises: InvalidRequest, naming the setting.
+    """
+    for name, value in changes.items():
+        if name not in _RANGES:
+            raise InvalidRequest(reason=f"disks have no setting {name!r}")
+        low, high = _RANGES[name]
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (is_number and low <= value <= high):
+            raise InvalidRequest(reason=f"{name} is a number from {low} to {high}, or unset")
+    return {name: value for name, value in {**settings, **changes}.items() if value is not None}
+
+
+def limits_of(settings: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Requests a second, bytes a second (0: unlimited) and burst in seconds, as the core has it."""
+    return (
+        settings.get(IOPS, 0),
+        settings.get(BANDWIDTH_BYTES, 0),
+        settings.get(BURST_S, BURST_S_DEFAULT),
+    )
