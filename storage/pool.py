@@ -197,7 +197,7 @@ class Pool:
             self._clients[disk.disk_id] = max(0, self._clients[disk.disk_id] - 1)
 
     def describe_disk(self, disk: "_core.Disk") -> DiskInfo:
-        """An open disk as `list_disks` has it, at constant cost. Raises: DiskNotFound if deleted."""
+        """An open disk as `list_disks` has it, at constant cost. Raises: DiskNotFound."""
         self._check_open()
         return self._as_listed(self._catalog.disk_numbered(DiskId(disk.disk_id)))
 
