@@ -47,7 +47,7 @@ def set_(
     """Change a disk's settings. What is not named stays; "off" takes a limit away.
 
     Limits hold for all clients of the disk together, and count at once. Requests beyond them wait,
-    in the order in which they came. Flushes are never held up. `disk show` shows them.
+    in the order in which they came. Flushes do not count. `disk show` shows them.
 
     Examples:
 

@@ -243,12 +243,12 @@ class Pool:
         try:
             disk = self._opened(row)
             statistics = disk.stats()
-            end_of_data_bytes = disk.end_of_data()
+            mapped_bytes, end_of_data_bytes = disk.measure_data()
         except StorageError as exc:
             return DiskDetails(**known, problem=exc.problem)
         return DiskDetails(
             **known,
-            mapped_bytes=statistics["mapped_bytes"],
+            mapped_bytes=mapped_bytes,
             end_of_data_bytes=end_of_data_bytes,
             statistics=statistics,
         )
@@ -287,7 +287,7 @@ class Pool:
                 disk = self._opened(row)
                 if not force:
                     self._check_unused(row)
-                    end_bytes = disk.end_of_data()
+                    _, end_bytes = disk.measure_data()
                     if end_bytes > size:
                         raise ShrinkLosesData(
                             disk=name, size_bytes=size, end_of_data_bytes=end_bytes

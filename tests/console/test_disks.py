@@ -55,7 +55,7 @@ def test_the_keys_of_json_are_stable(either: Cli) -> None:
     assert (made["name"], made["size_bytes"], made["state"]) == ("vm1", GIB, "ready")
     assert either("disk", "list", "--json").json == [made]
     shown = either("disk", "show", "vm1", "--json").json
-    assert set(shown) == DISK_KEYS | {"mapped_bytes", "end_of_data_bytes", "statistics"}
+    assert set(shown) == DISK_KEYS | {"mapped_bytes", "end_of_data_bytes", "statistics", "settings"}
     resized = either("disk", "resize", "vm1", "2G", "--json").json
     assert set(resized) == DISK_KEYS
     assert resized["size_bytes"] == 2 * GIB

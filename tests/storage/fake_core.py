@@ -223,9 +223,10 @@ class FakeDisk:
             self.zero(size_bytes, self.size_bytes - size_bytes)
         self.size_bytes = size_bytes
 
-    def end_of_data(self) -> int:
+    def measure_data(self) -> tuple[int, int]:
         blocks = self.blocks_of(0, 0)
-        return (max(blocks) + 1) * BLOCK_SIZE_BYTES if blocks else 0
+        end_bytes = (max(blocks) + 1) * BLOCK_SIZE_BYTES if blocks else 0
+        return len(blocks) * BLOCK_SIZE_BYTES, min(end_bytes, self.size_bytes)
 
     def checkpoint(self) -> None:
         self.blocks_of(0, 0)
@@ -235,7 +236,7 @@ class FakeDisk:
 
     def stats(self) -> dict[str, int]:
         mapped = len(self.blocks_of(0, 0)) * BLOCK_SIZE_BYTES
-        return {"mapped_bytes": mapped, "stored_bytes": mapped, "segments": 1}
+        return {"stored_bytes": mapped, "segments": 1}
 
     def close(self) -> None:
         self.is_gone = True

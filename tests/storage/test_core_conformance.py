@@ -58,7 +58,7 @@ def test_a_new_disk_is_one_hole(open_pool: OpenPool) -> None:
     disk = pool.open_disk(1, MIB + 512)
     assert (disk.disk_id, disk.size_bytes) == (1, MIB + 512)
     assert disk.read(0, MIB + 512) == bytes(MIB + 512)
-    assert disk.end_of_data() == 0
+    assert disk.measure_data() == (0, 0)
     assert all(is_hole for _, _, is_hole in disk.extents(0, MIB + 512))
 
 
@@ -91,7 +91,7 @@ def test_requests_outside_the_disk(open_pool: OpenPool, offset: int, length: int
     ):
         with pytest.raises(InvalidRequest):
             action()
-    assert disk.end_of_data() == 0
+    assert disk.measure_data() == (0, 0)
 
 
 def test_shrinking_forgets_and_growing_shows_zeroes(open_pool: OpenPool) -> None:
@@ -113,9 +113,9 @@ def test_the_end_of_data(open_pool: OpenPool) -> None:
     pool.create_disk(1)
     disk = pool.open_disk(1, 8 * MIB)
     disk.write(5 * MIB, b"x")
-    assert disk.end_of_data() == 5 * MIB + 4096
+    assert disk.measure_data() == (4096, 5 * MIB + 4096)
     disk.trim(5 * MIB, 4096)
-    assert disk.end_of_data() == 0
+    assert disk.measure_data() == (0, 0)
 
 
 def test_figures(open_pool: OpenPool) -> None:
@@ -123,8 +123,11 @@ def test_figures(open_pool: OpenPool) -> None:
     pool.create_disk(1)
     disk = pool.open_disk(1, MIB)
     disk.write(0, b"x" * 8192)
+    assert disk.measure_data() == (8192, 8192)
     disk.checkpoint()
-    assert disk.stats()["mapped_bytes"] == 8192
+    assert disk.measure_data() == (8192, 8192)
+    disk.write(4096, bytes(4096))  # not in a checkpoint yet
+    assert disk.measure_data() == (4096, 4096)
     assert pool.stats()["free_bytes"] > 0
 
 

@@ -175,17 +175,22 @@ impl Disk {
         })
     }
 
-    /// Where the last mapped block ends, in bytes; 0 for an empty disk.
-    pub fn end_of_data(&self) -> Result<u64> {
-        let mut end = 0;
+    /// How many bytes hold data, and where the last of them ends; 0 for an empty disk. As of the call,
+    /// not of a checkpoint: it walks the map.
+    pub fn measure_data(&self) -> Result<(u64, u64)> {
+        let (mut count, mut end) = (0, 0);
         let blocks = self.size_bytes().div_ceil(BLOCK_SIZE as u64);
         self.retry_when_moved(|| {
+            (count, end) = (0, 0);
             self.map.runs(self, 0..blocks, |is_hole, run| {
-                end = if is_hole { end } else { run.end * BLOCK_SIZE as u64 };
+                if !is_hole {
+                    count += run.end - run.start;
+                    end = run.end;
+                }
                 true
             })
         })?;
-        Ok(end.min(self.size_bytes()))
+        Ok((count * BLOCK_SIZE as u64, (end * BLOCK_SIZE as u64).min(self.size_bytes())))
     }
 
     /// Changes the size. What lies beyond a smaller one is gone, durably, before this returns: growing
@@ -216,7 +221,6 @@ impl Disk {
         let (live, total) = self.live_and_total();
         let stored = count(&self.counters.stored_bytes);
         vec![
-            ("mapped_bytes", self.anchor.root().mapped_blocks * BLOCK_SIZE as u64),
             ("live_blocks", live),
             ("garbage_blocks", total - live.min(total)),
             ("segments", self.segments_in_use() as u64),

@@ -286,8 +286,9 @@ impl Disk {
         self.run(py, |disk| disk.resize(size_bytes))
     }
 
-    fn end_of_data(&self, py: Python<'_>) -> PyResult<u64> {
-        self.run(py, |disk| disk.end_of_data())
+    /// Bytes that hold data, and where the last of them ends.
+    fn measure_data(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        self.run(py, |disk| disk.measure_data())
     }
 
     fn checkpoint(&self, py: Python<'_>) -> PyResult<()> {
