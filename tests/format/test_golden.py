@@ -71,7 +71,7 @@ def test_the_core_reads_it(golden: Path, tmp_path: Path) -> None:
             content = opened.read(block * BLOCK_SIZE_BYTES, BLOCK_SIZE_BYTES)
             assert digest(content) == value, (disk, block)
         end = max(expected, default=-1) + 1
-        assert opened.end_of_data() == end * BLOCK_SIZE_BYTES
+        assert opened.measure_data()[1] == end * BLOCK_SIZE_BYTES
         opened.write(0, b"still writable")
     pool.close()
     assert check_pool(path).is_sound
