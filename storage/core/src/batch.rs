@@ -7,7 +7,7 @@
 use crate::codec;
 use crate::format::record::RECORD_HEADER_LEN;
 use crate::format::{Codec, Kind, RecordHeader, check64, node};
-use crate::units::{BLOCK_SIZE, BlockIndex, DiskId, SegmentId, align_up};
+use crate::units::{BLOCK_SIZE, BlockIndex, DiskId, Lsn, SegmentId, align_up};
 
 /// Batches keep their buffers between requests; a larger one is given back.
 const KEPT_BYTES_MAX: usize = 2 << 20;
@@ -110,8 +110,14 @@ impl Batch {
     }
 
     /// Gives the records their place: the first at `offset` of `segment`, with `lsn`. Returns the bytes
-    /// to write there. A batch is placed once; `clear` it before the next use.
-    pub fn place(&mut self, segment: SegmentId, offset: usize, mut lsn: u64) -> &[u8] {
+    /// to write there, and `padding` zeros after them. A batch is placed once; `clear` it before the next use.
+    pub fn place(
+        &mut self,
+        segment: SegmentId,
+        offset: usize,
+        mut lsn: Lsn,
+        padding: usize,
+    ) -> &[u8] {
         for draft in &mut self.drafts {
             let at = draft.offset;
             draft.offset = offset + at;
@@ -119,6 +125,7 @@ impl Batch {
             draft.header.encode(segment, draft.offset, &mut self.bytes[at..]);
             lsn += 1;
         }
+        self.bytes.resize(self.bytes.len() + padding, 0);
         &self.bytes
     }
 }

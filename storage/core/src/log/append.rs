@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
 
-use super::{Active, Log, LogState, Position, Retired, SMALL_FLUSH_BYTES_MAX};
+use super::{Active, Log, LogState, PAGE_SIZE, Position, Retired, SMALL_FLUSH_BYTES_MAX};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::format::segment::{SEGMENT_HEADER_LEN, SUMMARY_ENTRY_LEN, TRAILER_LEN};
@@ -25,6 +25,14 @@ pub struct Appended {
 pub struct LogGuard<'a> {
     pub(super) log: &'a Log,
     pub(super) state: MutexGuard<'a, LogState>,
+}
+
+/// Zeros to write after a batch that ends at `end`, up to the end of its last page. The kernel reads a page
+/// that is written in part and not in memory from the drive first, under the log's lock: so it is with a
+/// file used again long after. Beyond what is filled nothing needs reading.
+fn padding(end: usize, filled: usize) -> usize {
+    let page_end = end.next_multiple_of(PAGE_SIZE);
+    if page_end <= filled { page_end - end } else { 0 }
 }
 
 impl LogGuard<'_> {
@@ -66,7 +74,8 @@ impl LogGuard<'_> {
         let lsn = self.state.next.lsn;
         let bytes_since_flush = self.state.bytes_since_flush + len as u64;
         let active = self.state.active.as_mut().expect("roll leaves an active segment");
-        let bytes = batch.place(active.segment.id, active.end, lsn);
+        let padding = padding(active.end + len, active.filled);
+        let bytes = batch.place(active.segment.id, active.end, lsn, padding);
         if let Err(error) = active.segment.file.write_at(bytes, active.end as u64) {
             self.undo_write();
             return Err(Error::io(format!("disk {:08x}", self.log.context.disk.0), error));
@@ -170,5 +179,16 @@ impl LogGuard<'_> {
             summary: Vec::new(),
         });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_padded_to_whole_pages_in_the_filled_part_of_a_file_only() {
+        assert_eq!([padding(4000, 0), padding(4000, 4095), padding(4096, 4096)], [0; 3]);
+        assert_eq!([padding(4000, 4096), padding(4097, 8192)], [96, 4095]);
     }
 }

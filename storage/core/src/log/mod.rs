@@ -27,6 +27,8 @@ use crate::format::{Trailer, check64};
 use crate::segments::{Segment, Segments};
 use crate::units::{DiskId, Lsn, SegmentId};
 
+/// What the kernel keeps in memory, and reads and writes, as one.
+const PAGE_SIZE: usize = 4096;
 /// Bytes between two flushes up to which a client counts as one that syncs every little write.
 const SMALL_FLUSH_BYTES_MAX: u64 = 256 << 10;
 /// Such flushes in a row before writes start their writeback at once …
@@ -168,7 +170,7 @@ impl Log {
         let is_awaited = self.small_flushes.load(Ordering::Relaxed) >= EARLY_WRITEBACK_STREAK
             && appended.bytes_since_flush <= EARLY_WRITEBACK_BYTES_MAX;
         if is_awaited && !self.is_syncing.load(Ordering::Relaxed) {
-            let from = appended.offset as u64 & !4095;
+            let from = (appended.offset & !(PAGE_SIZE - 1)) as u64;
             let to = (appended.offset + appended.len) as u64;
             appended.segment.file.start_writeback(from, to - from);
         }
