@@ -78,6 +78,7 @@ def verify(machine: Machine, devices: dict[str, str], committed: int) -> None:
     Args: devices: by the disk's name in `PLACES`, not mounted since; their journals are replayed.
     """
     rows = []
+    machine.shell("dmesg -c > /dev/null")
     for place in PLACES:
         device = devices[place.disk]
         machine.shell(place.mount(device))

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -32,12 +31,6 @@ def attach(pool: Path, name: str, bus: str = VIRTIO_BLK) -> list[str]:
     controller = f"controller-{name}"
     disk = device.replace("virtio-blk-pci,", f"scsi-hd,bus={controller}.0,")
     return [*blockdev, "-device", f"virtio-scsi-pci,id={controller}", "-device", disk]
-
-
-def import_copies(pool: Path, image: Path, names: Iterable[str]) -> None:
-    """Make a disk of each name, with the contents of an image."""
-    for name in names:
-        command(pool, "disk", "import", name, str(image))
 
 
 def show(pool: Path, name: str) -> DiskInfo:

@@ -6,23 +6,24 @@ from pathlib import Path
 from typing import Final
 
 from storage.units import MIB
-from tests.guest.disks import attach, command, import_copies
+from tests.guest.disks import attach, command
 from tests.guest.machine import ARTIFACTS, Hardware, Machine
 from tests.serving import Server
+from tests.space import taken_bytes
 
 MACHINES: Final = 8
 CLONE_BYTES_MAX: Final = 8 * MIB
-"""What a machine that has booted and written a name may add to the pool: a small part of it."""
+"""What a clone that has booted and written a name may add to the pool, at most."""
 
 
 def test_machines_boot_together_from_clones_of_one_image(folder: Path, accelerator: str) -> None:
     names = [f"vm{number}" for number in range(MACHINES)]
     with Server(folder / "pool") as server:
-        import_copies(server.pool, ARTIFACTS / "disk.img", ["golden"])
+        command(server.pool, "disk", "import", "golden", str(ARTIFACTS / "disk.img"))
         command(server.pool, "disk", "snapshot", "golden", "ready")
+        bytes_before = taken_bytes(server.pool)
         for name in names:
             command(server.pool, "disk", "clone", "golden@ready", name)
-        bytes_before = _stored_bytes(server.pool)
         hardware = [
             Hardware(accelerator, attach(server.pool, name), boots_itself=True) for name in names
         ]
@@ -30,7 +31,7 @@ def test_machines_boot_together_from_clones_of_one_image(folder: Path, accelerat
             for name, machine in zip(names, machines, strict=True):
                 assert "/dev/vda2 / ext4 rw" in machine.shell("cat /proc/mounts")
                 machine.shell(f"echo {name} > /name && sync")
-        assert _stored_bytes(server.pool) - bytes_before < MACHINES * CLONE_BYTES_MAX
+        assert taken_bytes(server.pool) - bytes_before < MACHINES * CLONE_BYTES_MAX
         # Each has kept what was written to it, and nothing of the others.
         with _booted(folder, hardware[:1]) as (machine,):
             assert machine.shell("cat /name") == "vm0\n"
@@ -44,7 +45,7 @@ def test_machines_boot_together_from_clones_of_one_image(folder: Path, accelerat
 
 def test_root_on_a_disk_and_the_kernel_from_the_host(folder: Path, accelerator: str) -> None:
     with Server(folder / "pool") as server:
-        import_copies(server.pool, ARTIFACTS / "disk.img", ["vm"])
+        command(server.pool, "disk", "import", "vm", str(ARTIFACTS / "disk.img"))
         hardware = Hardware(accelerator, attach(server.pool, "vm"), kernel_options="root=/dev/vda2")
         with Machine(folder, hardware) as machine:
             assert "/dev/vda2 / ext4 rw" in machine.shell("cat /proc/mounts")
@@ -60,10 +61,6 @@ def _booted(folder: Path, hardware: list[Hardware]) -> Iterator[list[Machine]]:
         for machine in machines:
             machine.shell.wait_until_ready()
         yield machines
-
-
-def _stored_bytes(pool: Path) -> int:
-    return sum(path.stat().st_blocks * 512 for path in pool.rglob("*.seg"))
 
 
 def _beside(accelerator: str, server: Server, names: list[str]) -> Hardware:

@@ -8,6 +8,7 @@ from typing import Final
 
 from storage.format.disk import read_anchor
 from storage.units import GIB, KIB, MIB, TIB
+from tests.space import taken_bytes
 from tests.system.agreement import assert_sound
 from tests.system.conftest import MakePool
 from tests.system.data_plane import DataPlane, list_runs, wait_until
@@ -33,12 +34,6 @@ SCATTERED: Final[Options] = {
     "verify": "xxhash",
     "do_verify": 0,
 }
-
-
-def taken_bytes(folder: Path) -> int:
-    """The space that a folder takes on its drive."""
-    paths = [folder, *folder.rglob("*")]
-    return sum(path.lstat().st_blocks * 512 for path in paths)
 
 
 def test_a_thousand_idle_disks(make_pool: MakePool) -> None:

@@ -119,6 +119,7 @@ MUTANTS = [
     Mutant(
         "unsealed files are used again", "if is_sealed && read", "if (is_sealed || true) && read"
     ),
+    Mutant("a batch's padding is left between records", "end += len;", "end += len + padding;"),
     Mutant("reads believe payloads", "payload.filter(|p| header.payload_matches(p))", "payload"),
     Mutant(
         "ragged writes do not look again",
