@@ -15,7 +15,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 from typer.exceptions import Abort, TyperException
 
-from console import attach, disks, files, images, installation, pools, serving, settings
+from console import attach, disks, files, images, installation, pools, scrubbing, serving, settings
 from console.invocation import Invocation
 from console.output import Output
 from console.prose import EVERYWHERE
@@ -63,6 +63,7 @@ app = typer.Typer(
 )
 app.add_typer(pools.app, name="pool")
 app.add_typer(disks.app, name="disk")
+scrubbing.register(pools.app)
 images.register(disks.app)
 attach.register(disks.app)
 settings.register(disks.app)

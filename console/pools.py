@@ -7,6 +7,7 @@ import typer
 
 from console.access import demand_pool
 from console.invocation import Invocation
+from console.scrubbing import describe_scrub
 from storage.errors import PoolNotNamed
 from storage.faces import EXIT_UNEXPECTED
 from storage.format.check import check_pool
@@ -91,6 +92,7 @@ def _describe(found: PoolStatus) -> list[str]:
         f"created   {found.created}",
         f"server    {server}",
         f"disks     {found.disks}, {sizes}, {format_size(found.stored_bytes)} stored",
+        f"scrub     {describe_scrub(found.scrub)}",
         *map(_describe_drive, found.drives),
     ]
     if not found.problems:

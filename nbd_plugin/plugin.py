@@ -216,6 +216,7 @@ def _open_pool(stopping: Stopping) -> Server:
     try:
         control = ControlServer(pool, pool_dir / CONTROL_SOCKET, settings.uris)
         control.start()
+        pool.start_upkeep()
     except BaseException:
         pool.close()
         raise

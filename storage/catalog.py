@@ -18,11 +18,11 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from storage.errors import (
@@ -41,7 +41,7 @@ from storage.units import DISK_ID_MAX, ByteSize, DiskId, DriveIndex, UnixSeconds
 T = TypeVar("T")
 
 CATALOG_FILE: Final = "catalog.sqlite"
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 APPLICATION_ID: Final = int.from_bytes(b"NSTN", "big")
 
 RESERVE_FILE: Final = "catalog.reserve"
@@ -81,6 +81,11 @@ _DISKS_SCHEMA: Final = (
     "CREATE UNIQUE INDEX disks_by_name ON disks (name) WHERE state <> 'deleting'",
 )
 
+_SETTINGS_SCHEMA: Final = """CREATE TABLE settings (
+    name  TEXT PRIMARY KEY,
+    value TEXT NOT NULL CHECK (json_valid(value))
+) STRICT"""
+
 
 @dataclass(frozen=True)
 class DiskRow:
@@ -117,7 +122,7 @@ def create_catalog(
             connection.executescript(
                 f"PRAGMA synchronous = FULL; BEGIN; PRAGMA application_id = {APPLICATION_ID};"
                 f"PRAGMA user_version = {SCHEMA_VERSION};"
-                f"{_SCHEMA} {'; '.join(_DISKS_SCHEMA)};"
+                f"{_SCHEMA} {'; '.join(_DISKS_SCHEMA)}; {_SETTINGS_SCHEMA};"
             )
             connection.execute("INSERT INTO pool VALUES (1, ?, ?, 1)", (pool_uuid.bytes, created))
             connection.executemany(
@@ -207,6 +212,23 @@ class Catalog:
         if not isinstance(settings, dict):
             raise CatalogDamaged(path=str(self._path), detail=f"settings of disk {disk_id}")
         return settings
+
+    def pool_settings(self) -> Settings:
+        """What was set for the pool as a whole, and what it keeps for itself."""
+        with self._reading() as connection:
+            rows = connection.execute("SELECT name, value FROM settings")
+            return {name: json.loads(value) for name, value in rows}
+
+    def set_pool_settings(self, changes: Mapping[str, Any]) -> None:
+        """Those that are named, None removing them; durable at return."""
+        kept = [(name, json.dumps(value)) for name, value in changes.items() if value is not None]
+        gone = [(name,) for name, value in changes.items() if value is None]
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", kept)
+            connection.executemany("DELETE FROM settings WHERE name = ?", gone)
+
+        self._write(change)
 
     def allocate_disk_id(self) -> DiskId:
         """An id that no disk of this pool ever had or will have. Durable at return."""
@@ -354,13 +376,15 @@ def _upgrade(connection: sqlite3.Connection) -> None:
         return
 
     def upgrade(connection: sqlite3.Connection) -> None:
-        # A CHECK cannot be changed: the table is made anew (sqlite.org/lang_altertable.html).
-        connection.execute("DROP INDEX disks_by_name")
-        connection.execute("ALTER TABLE disks RENAME TO disks_1")
-        for statement in _DISKS_SCHEMA:
-            connection.execute(statement)
-        connection.execute("INSERT INTO disks SELECT *, NULL FROM disks_1")
-        connection.execute("DROP TABLE disks_1")
+        if _pragma(connection, "user_version") < 2:
+            # A CHECK cannot be changed: the table is made anew (sqlite.org/lang_altertable.html).
+            connection.execute("DROP INDEX disks_by_name")
+            connection.execute("ALTER TABLE disks RENAME TO disks_1")
+            for statement in _DISKS_SCHEMA:
+                connection.execute(statement)
+            connection.execute("INSERT INTO disks SELECT *, NULL FROM disks_1")
+            connection.execute("DROP TABLE disks_1")
+        connection.execute(_SETTINGS_SCHEMA)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     _in_transaction(connection, upgrade)

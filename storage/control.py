@@ -40,7 +40,14 @@ from storage.errors import (
     StorageError,
     rebuild,
 )
-from storage.service import DiskDetails, DiskInfo, DiskState, PoolService, PoolStatus
+from storage.service import (
+    DiskDetails,
+    DiskInfo,
+    DiskState,
+    PoolService,
+    PoolStatus,
+    ScrubReport,
+)
 
 PROTOCOL_VERSION: Final = 1
 CONTROL_SOCKET: Final = "control.sock"
@@ -87,7 +94,7 @@ def _flag(params: Params, name: str) -> bool:
     return value
 
 
-def _changes(params: Params) -> Mapping[str, int | None]:
+def _changes(params: Params) -> Mapping[str, Any]:
     changes = params.get("changes")
     if not isinstance(changes, dict):
         raise BadMessage(reason="changes must be an object")
@@ -97,6 +104,11 @@ def _changes(params: Params) -> Mapping[str, int | None]:
 # What each method does on the server; whatever it returns is fit for JSON.
 _METHODS: Final[Mapping[str, Callable[[PoolService, Params], Any]]] = {
     "pool.status": lambda pool, p: pool.status().to_json(),
+    "pool.set": lambda pool, p: pool.set_pool(_changes(p)).to_json(),
+    "pool.scrub": lambda pool, p: pool.start_scrub(
+        None if p.get("rate_bytes") is None else _number(p, "rate_bytes")
+    ).to_json(),
+    "pool.scrub_report": lambda pool, p: pool.scrub_report().to_json(),
     "disk.list": lambda pool, p: [disk.to_json() for disk in pool.list_disks()],
     "disk.show": lambda pool, p: pool.show_disk(_text(p, "name")).to_json(),
     "disk.create": lambda pool, p: pool.create_disk(
@@ -359,6 +371,15 @@ class ControlClient:
 
     def status(self) -> PoolStatus:
         return PoolStatus.from_json(self._call("pool.status"))
+
+    def set_pool(self, changes: Mapping[str, int | str | None]) -> ScrubReport:
+        return ScrubReport.from_json(self._call("pool.set", changes=dict(changes)))
+
+    def start_scrub(self, rate_bytes: int | None = None) -> ScrubReport:
+        return ScrubReport.from_json(self._call("pool.scrub", rate_bytes=rate_bytes))
+
+    def scrub_report(self) -> ScrubReport:
+        return ScrubReport.from_json(self._call("pool.scrub_report"))
 
     def list_disks(self) -> list[DiskInfo]:
         return [DiskInfo.from_json(disk) for disk in self._call("disk.list")]

@@ -23,7 +23,6 @@ may take long (recovery, deletion), so that such work on one disk delays no othe
 
 import os
 import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -37,23 +36,22 @@ from storage.errors import (
     Corrupt,
     DiskInUse,
     DiskNotFound,
-    DiskNotReady,
     HasSnapshots,
     InvalidRequest,
     NameTaken,
-    NotASnapshot,
     PoolClosed,
     PoolNotFound,
-    ReadOnly,
     ShrinkLosesData,
     StorageError,
 )
 from storage.lock import PoolLock
 from storage.names import check_description, check_name
 from storage.pool_init import init_pool, is_pool
-from storage.service import DiskDetails, DiskInfo, DiskState, DriveState, PoolStatus
+from storage.readiness import check_changeable, check_ready, check_snapshot
+from storage.scrub import Scrub
+from storage.service import DiskDetails, DiskInfo, DiskState, DriveState, PoolStatus, ScrubReport
 from storage.settings import change_settings, limits_of
-from storage.units import MIB, ByteSize, DiskId, UnixSeconds, check_disk_size, format_time
+from storage.units import MIB, ByteSize, DiskId, check_disk_size, format_time, now
 
 if TYPE_CHECKING:
     from storage import _core
@@ -62,27 +60,6 @@ MEMORY_BYTES_DEFAULT: Final = 256 * MIB
 
 CoreOpener = Callable[[str, bytes, "list[tuple[int, str | None]]", int], "_core.Pool"]
 """`_core.Pool.open`, or what stands in for it in a test."""
-
-
-def _check_ready(row: DiskRow) -> None:
-    if row.state != DiskState.READY:
-        raise DiskNotReady(disk=row.name, state=row.state)
-
-
-def _check_changeable(row: DiskRow) -> None:
-    _check_ready(row)
-    if row.snapshot_of is not None:
-        raise ReadOnly(disk=row.name)
-
-
-def _check_snapshot(row: DiskRow) -> None:
-    if row.snapshot_of is None:
-        raise NotASnapshot(name=row.name)
-    _check_ready(row)
-
-
-def _now() -> UnixSeconds:
-    return UnixSeconds(int(time.time()))
 
 
 class Pool:
@@ -108,6 +85,7 @@ class Pool:
         self._clients: Counter[int] = Counter()
         self._is_closed = False
         self._problems = leftovers.finish(path, catalog, drives, core)
+        self._scrub = Scrub(catalog, self._scrubbed_disk)
 
     @staticmethod
     def init(path: Path, drives: Sequence[Path] = ()) -> None:
@@ -165,6 +143,7 @@ class Pool:
                 return
             self._is_closed = True
         try:
+            self._scrub.close()
             self._core.close()
         finally:
             self._catalog.close()
@@ -205,6 +184,10 @@ class Pool:
         """Lets requests that wait for their disk's limits go on: service is about to end."""
         self._core.lift_limits()
 
+    def start_upkeep(self) -> None:
+        """Does from now on what is to be done at times: for a server."""
+        self._scrub.schedule()
+
     # -- PoolService
 
     def status(self) -> PoolStatus:
@@ -215,6 +198,7 @@ class Pool:
         drives = [drive.describe(self.path) for drive in self._drives]
         problems = [f"drive {drive.index}: {drive.problem}" for drive in drives if drive.problem]
         problems += [f"disk {disk.name!r}: {disk.problem}" for disk in disks if disk.problem]
+        scrub = self._scrub.report()
         return PoolStatus(
             pool=str(self.path),
             uuid=str(self._catalog.pool_uuid),
@@ -225,9 +209,19 @@ class Pool:
             server_pid=None,
             uris=[],
             drives=drives,
-            problems=problems + self._problems,
+            problems=problems + self._problems + scrub.problems,
             statistics=self._core.stats(),
+            scrub=scrub,
         )
+
+    def set_pool(self, changes: Mapping[str, int | str | None]) -> ScrubReport:
+        return self._scrub.set(changes)
+
+    def start_scrub(self, rate_bytes: int | None = None) -> ScrubReport:
+        return self._scrub.start(rate_bytes)
+
+    def scrub_report(self) -> ScrubReport:
+        return self._scrub.report()
 
     def list_disks(self) -> list[DiskInfo]:
         self._check_open()
@@ -264,7 +258,7 @@ class Pool:
             raise NameTaken(name=name)
         disk_id = self._catalog.allocate_disk_id()
         state = DiskState.IMPORTING if importing else DiskState.READY
-        row = DiskRow(disk_id, name, size, state, _now(), description)
+        row = DiskRow(disk_id, name, size, state, now(), description)
         self._core.create_disk(disk_id)
         try:
             self._catalog.add_disk(row)
@@ -282,7 +276,7 @@ class Pool:
     def resize_disk(self, name: str, size_bytes: int, force: bool = False) -> DiskInfo:
         size = check_disk_size(size_bytes)
         with self._locked(name) as row:
-            _check_changeable(row)
+            check_changeable(row)
             if size < row.size_bytes:
                 disk = self._opened(row)
                 if not force:
@@ -303,13 +297,13 @@ class Pool:
     def rename_disk(self, name: str, new_name: str) -> DiskInfo:
         check_name(new_name)
         with self._locked(name) as row:
-            _check_changeable(row)
+            check_changeable(row)
             self._catalog.set_name(row.id, new_name)
         return self._info(new_name)
 
     def set_disk(self, name: str, changes: Mapping[str, int | None]) -> DiskDetails:
         with self._locked(name) as row:
-            _check_ready(row)
+            check_ready(row)
             settings = change_settings(self._catalog.settings(row.id), changes)
             self._catalog.set_settings(row.id, settings)
             if row.id in self._disks:
@@ -337,7 +331,7 @@ class Pool:
         with ExitStack() as locks:
             rows = [locks.enter_context(self._locked(row.name)) for row in by_id]
             for row in rows:
-                _check_changeable(row)
+                check_changeable(row)
                 self._opened(row)
             with self._provisional() as add:
                 pairs = [
@@ -354,17 +348,17 @@ class Pool:
     def clone_disk(self, name: str, new_name: str) -> DiskInfo:
         check_name(new_name)
         with self._locked(name) as row:
-            _check_snapshot(row)
+            check_snapshot(row)
             with self._provisional() as add:
                 self._core.clone_disk(row.id, add(new_name, row.size_bytes, None))
         return self._info(new_name)
 
     def rollback_disk(self, name: str) -> DiskInfo:
         self._check_open()
-        _check_snapshot(self._catalog.disk(name))
+        check_snapshot(self._catalog.disk(name))
         disk_name = name.partition("@")[0]
         with self._locked(disk_name) as row, self._locked(name) as snapshot:
-            _check_ready(row)
+            check_ready(row)
             self._check_unused(row)
             if row.size_bytes < snapshot.size_bytes:
                 self._catalog.set_size(row.id, snapshot.size_bytes)
@@ -392,7 +386,7 @@ class Pool:
 
         def add(name: str, size_bytes: ByteSize, snapshot_of: DiskId | None) -> DiskId:
             disk_id = self._catalog.allocate_disk_id()
-            row = DiskRow(disk_id, name, size_bytes, DiskState.IMPORTING, _now(), "", snapshot_of)
+            row = DiskRow(disk_id, name, size_bytes, DiskState.IMPORTING, now(), "", snapshot_of)
             self._catalog.add_disk(row)
             rows.append(row)
             return disk_id
@@ -471,6 +465,10 @@ class Pool:
             disk.set_limits(*limits_of(self._catalog.settings(row.id)))
             self._disks[row.id] = disk
         return disk
+
+    def _scrubbed_disk(self, name: str) -> "_core.Disk":
+        with self._locked(name) as row:
+            return self._opened(row)
 
     def _as_listed(self, row: DiskRow) -> DiskInfo:
         absent = {drive.row.index for drive in self._drives if drive.state != DriveState.PRESENT}

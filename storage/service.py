@@ -100,6 +100,55 @@ class DriveInfo(Record):
 
 
 @dataclass(frozen=True)
+class ScrubDamage(Record):
+    """Bytes of a disk or snapshot that cannot be read; length 0 means all of it, `detail` why."""
+
+    disk: str
+    offset: int
+    length: int
+    detail: str
+
+
+@dataclass(frozen=True)
+class ScrubReport(Record):
+    """The scrub that runs, else the last one.
+
+    `state` is "never", "running", "finished" or "failed". Of the `total_bytes` of data of all disks
+    and snapshots, `done_bytes` have been passed; only `read_bytes` of them had to be read, at most
+    `rate_bytes` a second. `damaged` counts places, `damages` names the first 1000. `left_s` is a
+    guess, None while there is none. `every` is the schedule, `next` when it is due; None without.
+    """
+
+    state: str
+    started: str | None = None
+    finished: str | None = None
+    done_bytes: int = 0
+    total_bytes: int = 0
+    read_bytes: int = 0
+    rate_bytes: int = 0
+    elapsed_s: float = 0.0
+    left_s: int | None = None
+    damaged: int = 0
+    damages: list[ScrubDamage] = field(default_factory=list)
+    every: str | None = None
+    next: str | None = None
+
+    @property
+    def problems(self) -> list[str]:
+        """What needs the operator's attention."""
+        if not self.damaged:
+            return []
+        return [
+            f"the scrub found {self.damaged} damaged place(s): `nearstone pool scrub` lists them"
+        ]
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        damages = [ScrubDamage.from_json(one) for one in fields.get("damages", ())]
+        return super().from_json({**fields, "damages": damages})
+
+
+@dataclass(frozen=True)
 class PoolStatus(Record):
     """The pool as a whole.
 
@@ -118,11 +167,13 @@ class PoolStatus(Record):
     drives: list[DriveInfo]
     problems: list[str]
     statistics: dict[str, int]
+    scrub: ScrubReport
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
         drives = [DriveInfo.from_json(drive) for drive in fields["drives"]]
-        return super().from_json({**fields, "drives": drives})
+        scrub = ScrubReport.from_json(fields["scrub"])
+        return super().from_json({**fields, "drives": drives, "scrub": scrub})
 
 
 class PoolService(Protocol):
@@ -131,6 +182,20 @@ class PoolService(Protocol):
 
     def status(self) -> PoolStatus:
         """The pool as a whole."""
+
+    def set_pool(self, changes: Mapping[str, int | str | None]) -> ScrubReport:
+        """Changes settings of the pool (`storage.scrub`), durably. None takes one back to its
+        default, those that are not named stay. Raises: InvalidRequest."""
+
+    def start_scrub(self, rate_bytes: int | None = None) -> ScrubReport:
+        """Begins to read and verify all that is alive, unless that goes on already.
+
+        Args: rate_bytes: read at most so many a second; None for the pool's setting.
+        Raises: InvalidRequest.
+        """
+
+    def scrub_report(self) -> ScrubReport:
+        """How far the scrub is, else what the last one found."""
 
     def list_disks(self) -> list[DiskInfo]:
         """All disks, by name, without snapshots; opens none."""

@@ -6,6 +6,7 @@ no whole number of sectors is refused.
 """
 
 import re
+import time
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, NewType
@@ -92,6 +93,11 @@ def format_size(size_bytes: int) -> str:
     digits = 2 if value < 10 else 1 if value < 100 else 0
     text = f"{value:.{digits}f}"
     return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {name}"
+
+
+def now() -> UnixSeconds:
+    """The moment, as the catalog keeps it."""
+    return UnixSeconds(int(time.time()))
 
 
 def format_time(moment: UnixSeconds) -> str:

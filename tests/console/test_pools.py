@@ -74,6 +74,7 @@ def test_the_keys_of_json_are_stable(cli: Cli) -> None:
         "drives",
         "problems",
         "statistics",
+        "scrub",
     }
     assert set(status["drives"][0]) == {
         "index",

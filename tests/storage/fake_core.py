@@ -21,11 +21,15 @@ BLOCK_SIZE_BYTES = 4096
 
 @dataclass
 class FakeDrive:
-    """What survives a restart: the blocks of each disk, and which drives they lie on."""
+    """What survives a restart: the blocks of each disk, and which drives they lie on.
+
+    Blocks with the contents in `damaged` fail a scrub.
+    """
 
     blocks: dict[int, dict[int, bytes]] = field(default_factory=dict)
     drives_used: dict[int, set[int]] = field(default_factory=dict)
     snapshots: set[int] = field(default_factory=set)
+    damaged: set[bytes] = field(default_factory=set)
 
     def open(
         self, pool_dir: str, pool_uuid: bytes, drives: list[tuple[int, str | None]], memory: int
@@ -227,6 +231,25 @@ class FakeDisk:
         blocks = self.blocks_of(0, 0)
         end_bytes = (max(blocks) + 1) * BLOCK_SIZE_BYTES if blocks else 0
         return len(blocks) * BLOCK_SIZE_BYTES, min(end_bytes, self.size_bytes)
+
+    def scrub(
+        self, offset: int, data_bytes_max: int, verified: "FakeDisk | None" = None
+    ) -> tuple[int, int, int, list[tuple[int, int, str]]]:
+        blocks = self.blocks_of(0, 0)
+        others = verified.blocks_of(0, 0) if verified else {}
+        data_bytes = read_bytes = 0
+        damages: list[tuple[int, int, str]] = []
+        for block in sorted(b for b in blocks if b * BLOCK_SIZE_BYTES >= offset):
+            if data_bytes >= data_bytes_max:
+                return block * BLOCK_SIZE_BYTES, data_bytes, read_bytes, damages
+            data_bytes += BLOCK_SIZE_BYTES
+            if blocks[block] is others.get(block):
+                continue
+            read_bytes += BLOCK_SIZE_BYTES
+            if blocks[block] in self.pool.drive.damaged:
+                damages.append((block * BLOCK_SIZE_BYTES, BLOCK_SIZE_BYTES, "payload"))
+        end = (self.size_bytes + BLOCK_SIZE_BYTES - 1) // BLOCK_SIZE_BYTES * BLOCK_SIZE_BYTES
+        return end, data_bytes, read_bytes, damages
 
     def checkpoint(self) -> None:
         self.blocks_of(0, 0)

@@ -203,7 +203,7 @@ def schema_of(path: Path) -> list[tuple[str, str, str]]:
     return rows
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_catalogs_of_all_versions_are_read_for_ever(version: int, tmp_path: Path) -> None:
     path = tmp_path / CATALOG_FILE
     load_golden(version, path)
@@ -222,6 +222,7 @@ def test_catalogs_of_all_versions_are_read_for_ever(version: int, tmp_path: Path
     assert [disk.name for disk in catalog.snapshots(DiskId(3))] == [
         name.replace("mail", "post") for name in snapshots
     ]
+    assert catalog.pool_settings() == ({"scrub_every": "weekly"} if version > 2 else {})
     assert catalog.allocate_disk_id() == 9
     catalog.close()
     fresh = tmp_path / "fresh.sqlite"

@@ -112,7 +112,7 @@ impl Disk {
     }
 
     /// Runs `attempt`, again if it failed while a checkpoint replaced what it may have been reading.
-    fn retry_when_moved<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    pub(crate) fn retry_when_moved<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
         loop {
             let generation = self.map.generation();
             match attempt() {

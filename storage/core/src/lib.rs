@@ -4,7 +4,8 @@
 //! back to do their chores):
 //! `units`, `error`, `codec`, `format` (bytes on disk), `storage` (drives), `spares`, `segments` (files),
 //! `segment_reader`, `map` (block → location), `batch`, `anchor_file`, `log`, `usage`, `holds`, `fetch`,
-//! `disk_map`, `recovery`, `throttle`, `disk`, `write`, `checkpoint`, `clean`, `budget`, `pool`, `sharing`, `python`.
+//! `disk_map`, `recovery`, `throttle`, `disk`, `write`, `checkpoint`, `clean`, `scrub`, `budget`, `pool`, `sharing`,
+//! `python`.
 
 mod anchor_file;
 mod batch;
@@ -24,6 +25,7 @@ mod pool;
 #[cfg(feature = "python")]
 mod python;
 mod recovery;
+mod scrub;
 mod segment_reader;
 mod segments;
 mod sharing;
@@ -37,4 +39,5 @@ mod write;
 pub use disk::Disk;
 pub use error::{Error, Result};
 pub use pool::{Options, Pool, PoolStats};
+pub use scrub::{Damage, Scrubbed};
 pub use throttle::Limits;

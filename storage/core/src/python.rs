@@ -27,6 +27,9 @@ const FLAG_FUA: u32 = 1 << 1;
 const EXTENT_TYPE_HOLE_AND_ZERO: u32 = 3;
 const EXTENT_TYPE_DATA: u32 = 0;
 
+/// Where to go on, bytes of data passed, bytes read, damage as offset, length and detail.
+type ScrubbedPiece = (u64, u64, u64, Vec<(u64, u64, String)>);
+
 static ERRNO_HOOK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// The class of `storage.errors` for a core error, constructed.
@@ -289,6 +292,20 @@ impl Disk {
     /// Bytes that hold data, and where the last of them ends.
     fn measure_data(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         self.run(py, |disk| disk.measure_data())
+    }
+
+    #[pyo3(signature = (offset, data_bytes_max, verified=None))]
+    fn scrub(
+        &self,
+        py: Python<'_>,
+        offset: u64,
+        data_bytes_max: u64,
+        verified: Option<&Bound<'_, Disk>>,
+    ) -> PyResult<ScrubbedPiece> {
+        let verified = verified.map(|other| other.get().disk.clone());
+        let found = self.run(py, |disk| disk.scrub(offset, data_bytes_max, verified.as_deref()))?;
+        let damages = found.damages.into_iter().map(|d| (d.offset, d.length, d.detail)).collect();
+        Ok((found.next, found.data_bytes, found.read_bytes, damages))
     }
 
     fn checkpoint(&self, py: Python<'_>) -> PyResult<()> {
