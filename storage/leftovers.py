@@ -71,7 +71,8 @@ def _remove_stranger(
     """Removes an anchor without a row if it is empty for certain; returns what to report if not."""
     try:
         anchor = pool / anchor_name(disk_id)
-        is_empty = choose_slot(anchor.read_bytes(), anchor.name).root.tree == HOLE
+        root = choose_slot(anchor.read_bytes(), anchor.name).root
+        is_empty = root.tree == HOLE and not root.is_pending
     except (OSError, Damage):
         is_empty = True  # torn while being made
     is_complete = all(drive.state == DriveState.PRESENT for drive in drives)

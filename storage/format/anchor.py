@@ -28,7 +28,8 @@ from storage.format.location import HOLE, UnverifiedLocation
 FLAG_CLEAN = 1
 FLAG_SHARES = 2
 FLAG_SNAPSHOT = 4
-FLAGS_KNOWN = FLAG_CLEAN | FLAG_SHARES | FLAG_SNAPSHOT
+FLAG_PENDING = 8
+FLAGS_KNOWN = FLAG_CLEAN | FLAG_SHARES | FLAG_SNAPSHOT | FLAG_PENDING
 _SLOT_DISK_OFFSET = 32 + 28  # of Root.disk within a slot
 
 
@@ -50,6 +51,7 @@ class Root(NamedTuple):
     drives: int
     segment_high: SegmentId
     flags: int
+    origin: DiskId = DiskId(0)
 
     @property
     def is_clean(self) -> bool:
@@ -65,6 +67,11 @@ class Root(NamedTuple):
     def is_snapshot(self) -> bool:
         """Is the disk never written to?"""
         return bool(self.flags & FLAG_SNAPSHOT)
+
+    @property
+    def is_pending(self) -> bool:
+        """Is it a snapshot that has no tree yet: disk `origin` up to the replay position?"""
+        return bool(self.flags & FLAG_PENDING)
 
     def encode(self) -> bytes:
         """The 96 bytes of ROOT records and anchors."""
@@ -99,6 +106,10 @@ def _find_nonsense(root: Root) -> str | None:
     has_log = root.replay_segment != 0 or (root.replay_log_index == 0 and root.replay_lsn == 1)
     if not has_log or root.replay_lsn == 0 or root.flags & ~FLAGS_KNOWN:
         return f"replay LSN {root.replay_lsn}, flags {root.flags:#x}"
+    if root.is_pending != (root.origin != 0) or (
+        root.is_pending and (root.tree != HOLE or not root.is_snapshot)
+    ):
+        return f"flags {root.flags:#x} with origin {root.origin}"
     for name, segment, offset in (
         ("replay", root.replay_segment, root.replay_offset),
         ("usage", root.usage_segment, root.usage_offset),

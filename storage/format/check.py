@@ -174,6 +174,11 @@ class _DiskCheck:
             is_tree_whole = self._check_tree(disk)
             self.needed = {*self._live, disk.root.usage_segment}
             self._check_map(disk)
+            if disk.root.disk != self._disk:
+                # A snapshot without a tree of its own: the rest is checked with its disk.
+                for segment in list(self._references):
+                    self._check_segment(disk, segment)
+                return
             leftovers = set(disk.log_end.leftovers)
             for segment, path in disk.log.paths.items():
                 if path in leftovers:

@@ -13,8 +13,10 @@ from storage.format.layout import (
     ANCHOR_SIZE_BYTES,
     BLOCK_SIZE_BYTES,
     BLOCKS_MAX,
+    LSN_NONE,
     BlockIndex,
     DiskId,
+    Lsn,
     SegmentId,
 )
 from storage.format.location import Location
@@ -42,14 +44,19 @@ class OfflineDisk:
     everything reads as zero.
     """
 
-    def __init__(self, anchor: Anchor, log: Log) -> None:
+    def __init__(
+        self, anchor: Anchor, log: Log, durable_lsn: Lsn = LSN_NONE, end_lsn: Lsn | None = None
+    ) -> None:
+        """Args: `durable_lsn`, as in `Log.replay`; `end_lsn`, the first one that does not count."""
         self.root: Root = anchor.root
         self.log = log
-        replay = log.replay(anchor.root)
+        replay = log.replay(anchor.root, durable_lsn)
         self.log_end: LogEnd = replay.end
-        self.replayed = replay.records
+        self.replayed = [
+            record for record in replay.records if end_lsn is None or record.lsn < end_lsn
+        ]
         tree = Tree(log, anchor.root.tree, anchor.root.levels)
-        self.map = Map(tree, resolve_changes(replay.records))
+        self.map = Map(tree, resolve_changes(self.replayed))
         self._extents: OrderedDict[tuple[SegmentId, int], tuple[BlockIndex, bytes]] = OrderedDict()
 
     @classmethod
@@ -58,12 +65,22 @@ class OfflineDisk:
         anchor_path: Path,
         segments: Mapping[DiskId, Mapping[SegmentId, Path]],
         disk: DiskId,
+        durable_lsn: Lsn = LSN_NONE,
     ) -> Self:
-        """Recovers the disk in memory; `segments` are the pool's, by disk.
+        """Recovers the disk in memory; `segments` are the pool's, by disk. A snapshot without a
+        tree is its disk as of the snapshot: `root` and `log` are that disk's.
 
+        Args: `durable_lsn`, up to where the log is known to be durable.
         Raises Damage when it cannot be done without losing durable records; OSError.
         """
-        anchor = read_anchor(anchor_path, disk)
+        anchor, end_lsn = read_anchor(anchor_path, disk), None
+        if anchor.root.is_pending:
+            disk, end_lsn = anchor.root.origin, anchor.root.replay_lsn
+            durable_lsn = Lsn(end_lsn - 1)
+            anchor = read_anchor(anchor_path.with_name(f"{disk:08x}.anchor"), disk)
+            if anchor.root.replay_lsn > end_lsn:
+                reason = f"disk {disk} has a checkpoint that is newer than this snapshot of it"
+                raise Damage(str(anchor_path), 0, reason)
         foreign: dict[SegmentId, tuple[DiskId, Path]] = {}
         if anchor.root.shares_segments:
             for owner, paths in segments.items():
@@ -71,7 +88,7 @@ class OfflineDisk:
                     foreign |= {segment: (owner, path) for segment, path in paths.items()}
         log = Log(disk, anchor.pool, segments.get(disk, {}), foreign)
         try:
-            return cls(anchor, log)
+            return cls(anchor, log, durable_lsn, end_lsn)
         except BaseException:
             log.close()
             raise

@@ -176,6 +176,7 @@ def _describe_root(root: Root) -> Description:
         "is_clean": root.is_clean,
         "shares_segments": root.shares_segments,
         "is_snapshot": root.is_snapshot,
+        "pending_in_log_of": root.origin or None,
         "levels": root.levels,
         "tree": _describe_location(tree),
         "mapped_blocks": root.mapped_blocks,

@@ -20,6 +20,7 @@ from storage.format.damage import Damage
 BlockIndex = NewType("BlockIndex", int)
 DiskId = NewType("DiskId", int)
 Lsn = NewType("Lsn", int)
+LSN_NONE: Final = Lsn(0)
 SegmentId = NewType("SegmentId", int)
 
 FORMAT_VERSION: Final = 1
@@ -213,7 +214,8 @@ ROOT: Final = _layout(
     ("drives", "u64"),
     ("segment_high", "u32"),
     ("flags", "u32"),
-    ("reserved_b", "zero*8"),
+    ("origin", "u32"),
+    ("reserved_b", "zero*4"),
 )
 
 ANCHOR_SLOT: Final = _layout(

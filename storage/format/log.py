@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 
 from storage.format.anchor import Root
 from storage.format.damage import Damage
-from storage.format.layout import DiskId, Lsn, Place, SegmentId
+from storage.format.layout import LSN_NONE, DiskId, Lsn, Place, SegmentId
 from storage.format.location import HOLE, Location, UnverifiedLocation
 from storage.format.scan import (
     Identity,
@@ -109,19 +109,22 @@ class Log:
         """The record that a location points at. Raises Damage."""
         return self.get(location.segment).read_record(location)
 
-    def replay(self, root: Root) -> Replay:
+    def replay(self, root: Root, durable_lsn: Lsn = LSN_NONE) -> Replay:
         """Everything that happened after the checkpoint. Raises Damage where durable records are
         lost.
+
+        Args: `durable_lsn`, up to where somebody else says that the log was on stable storage.
         """
-        return _Replay(self, root).run()
+        return _Replay(self, root, durable_lsn).run()
 
 
 class _Replay:
     """One walk along the log. `_records` are those accepted; all groups but the last are whole."""
 
-    def __init__(self, log: Log, root: Root) -> None:
+    def __init__(self, log: Log, root: Root, durable_lsn: Lsn) -> None:
         self._log = log
         self._root = root
+        self._durable_floor = durable_lsn
         self._records: list[Record] = []
         ids = list(log.paths)
         self._candidates = ids[bisect.bisect_left(ids, root.replay_segment) :]
@@ -212,7 +215,9 @@ class _Replay:
     def _find_durable_lsn(self) -> Lsn:
         """The highest LSN that the root or anything behind it says is on stable storage."""
         if self._durable is None:
-            durable = max(Lsn(self._root.replay_lsn - 1), self._find_usage_lsn())
+            durable = max(
+                Lsn(self._root.replay_lsn - 1), self._find_usage_lsn(), self._durable_floor
+            )
             for segment in self._candidates:
                 path = str(self._log.paths[segment])
                 durable = max(durable, find_durable_lsn(path, self._log.disk, segment))

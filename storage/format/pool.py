@@ -16,7 +16,7 @@ from uuid import UUID
 
 from storage.format.damage import Damage
 from storage.format.disk import OfflineDisk, read_anchor
-from storage.format.layout import DiskId, SegmentId
+from storage.format.layout import DiskId, Lsn, SegmentId
 
 CATALOG_FILE: Final = "catalog.sqlite"
 LABEL_FILE: Final = "nearstone-drive"
@@ -63,6 +63,7 @@ class PoolFolder:
     missing_drives: list[int]
     catalog: CatalogView | None
     problems: list[Damage] = field(default_factory=list)
+    _snapshot_lsns: dict[DiskId, Lsn] | None = None
 
     @classmethod
     def open(cls, path: Path, drives: Sequence[Path] | None = None) -> Self:
@@ -122,7 +123,22 @@ class PoolFolder:
         for index in self.missing_drives:
             if anchor.root.drives & 1 << index:
                 raise Damage(str(anchor_path), 32 + 72, f"drive {index} of this disk is missing")
-        return OfflineDisk.open(anchor_path, self.list_segments(), disk)
+        durable_lsn = self._durable_lsns().get(disk, Lsn(0))
+        return OfflineDisk.open(anchor_path, self.list_segments(), disk, durable_lsn)
+
+    def _durable_lsns(self) -> dict[DiskId, Lsn]:
+        """Up to where the logs of disks are durable, since snapshots were taken there."""
+        if self._snapshot_lsns is None:
+            self._snapshot_lsns = {}
+            for disk, path in self.list_anchors().items():
+                try:
+                    root = read_anchor(path, disk).root
+                except (Damage, OSError):
+                    continue
+                if root.is_pending:
+                    known = self._snapshot_lsns.get(root.origin, Lsn(0))
+                    self._snapshot_lsns[root.origin] = max(known, Lsn(root.replay_lsn - 1))
+        return self._snapshot_lsns
 
     def _find_drives(self, given: Sequence[Path] | None) -> None:
         expected = self.catalog.drives if self.catalog else {}

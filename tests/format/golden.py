@@ -1,4 +1,4 @@
-"""Makes golden pools: ``python -m tests.format.golden handmade|core FOLDER``.
+"""Makes golden pools: ``python -m tests.format.golden handmade|core|pending FOLDER``.
 
 Each is made once for a version of the format and then committed; its bytes must stay readable for
 ever. ``expected.json`` beside the pool comes from a plain model, not from any reader: for each disk
@@ -100,11 +100,54 @@ def make_core(folder: Path) -> None:
         if session < 2:
             pool.close()
     save_expected(folder, contents)
+    end_without_closing(folder)
+
+
+def make_pending(folder: Path) -> None:
+    """A disk with a snapshot with a tree and two pending ones, and a clone. Does not return."""
+    from storage.pool import Pool  # needs the built core
+
+    path = folder / "pool"
+    Pool.init(path)
+    pool = Pool.open(path)
+    pool.create_disk("origin", DISK_SIZE_BYTES)
+    disk = pool.open_disk("origin")
+    now: Contents = {}
+
+    def write(block: int, generation: int) -> None:
+        data = make_blocks(1, generation)
+        disk.write(block * BLOCK_SIZE_BYTES, data)
+        now[block] = data
+
+    for number in range(5):
+        write(number * 512**2, number + 1)
+    settled = dict(now)
+    pool.snapshot_disks(["origin"], "settled")
+    pool.clone_disk("origin@settled", "clone")
+    write(7, 10)
+    disk.checkpoint()
+    # So scattered that the process is gone before their tree is made.
+    for number in range(8000):
+        write(number * 100_003, number + 100)
+    first, second = dict(now), {**now, 7: make_blocks(1, 11)}
+    last = {**second, 512: make_blocks(1, 12)}
+    save_expected(folder, {1: last, 2: settled, 3: settled, 4: first, 5: second})
+    pool.snapshot_disks(["origin"], "first")
+    write(7, 11)
+    pool.snapshot_disks(["origin"], "second")
+    write(512, 12)
+    end_without_closing(folder)
+
+
+def end_without_closing(folder: Path) -> None:
+    """Ends the process; leaves what is part of the format."""
     # Not part of the format: the lock, and what the catalog keeps beside itself.
     for name in ("pool.lock", "catalog.reserve", "catalog.sqlite-shm"):
-        (path / name).unlink()
+        (folder / "pool" / name).unlink()
     os._exit(0)
 
 
 if __name__ == "__main__":
-    {"handmade": make_handmade, "core": make_core}[sys.argv[1]](Path(sys.argv[2]))
+    {"handmade": make_handmade, "core": make_core, "pending": make_pending}[sys.argv[1]](
+        Path(sys.argv[2])
+    )

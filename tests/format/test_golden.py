@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from storage.format.check import check_pool
+from storage.format.disk import read_anchor
 from storage.format.inspection import inspect
 from storage.format.layout import BLOCK_SIZE_BYTES, DiskId
 from storage.format.pool import PoolFolder
@@ -32,7 +33,7 @@ def read_expected(golden: Path) -> dict[int, dict[int, str]]:
 
 
 def test_every_version_has_its_pools() -> None:
-    assert [name_of(pool) for pool in POOLS] == ["v1/core", "v1/handmade"]
+    assert [name_of(pool) for pool in POOLS] == ["v1/core", "v1/handmade", "v1/pending"]
 
 
 @pytest.mark.parametrize("golden", POOLS, ids=name_of)
@@ -42,6 +43,12 @@ def test_the_second_reader_reads_it(golden: Path) -> None:
         with folder.open_disk(DiskId(disk)) as opened:
             found = {int(m.block): digest(opened.read_block(m)) for m in opened.blocks()}
         assert found == expected
+
+
+def test_pending_snapshots_are_among_them() -> None:
+    anchors = PoolFolder.open(GOLDEN / "v1" / "pending" / "pool").list_anchors()
+    pending = [disk for disk, path in anchors.items() if read_anchor(path, disk).root.is_pending]
+    assert sorted(pending) == [4, 5]
 
 
 @pytest.mark.parametrize("golden", POOLS, ids=name_of)
@@ -72,6 +79,7 @@ def test_the_core_reads_it(golden: Path, tmp_path: Path) -> None:
             assert digest(content) == value, (disk, block)
         end = max(expected, default=-1) + 1
         assert opened.measure_data()[1] == end * BLOCK_SIZE_BYTES
-        opened.write(0, b"still writable")
+        if not read_anchor(path / "anchors" / f"{disk:08x}.anchor", DiskId(disk)).root.is_snapshot:
+            opened.write(0, b"still writable")
     pool.close()
     assert check_pool(path).is_sound

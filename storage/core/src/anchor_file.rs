@@ -34,17 +34,18 @@ pub fn list(anchors: &dyn Drive) -> Result<Vec<DiskId>> {
 }
 
 impl AnchorFile {
-    /// Makes the anchor of a new disk that begins as `root` says; durable on return.
-    pub fn create(anchors: &Arc<dyn Drive>, pool: [u8; 16], root: Root) -> Result<()> {
-        let disk = root.disk;
-        let path = path_of(disk);
-        let place = |e| Error::io(path.clone(), e);
-        let file = anchors.create(&path).map_err(place)?;
-        let anchor = Anchor { pool, root };
-        file.write_at(&anchor.encode(), anchor.slot_offset()).map_err(place)?;
-        file.set_len(ANCHOR_LEN as u64).map_err(place)?;
-        file.sync_data().map_err(place)?;
-        anchors.sync_dir("anchors").map_err(place)
+    /// Makes the anchors of new disks that begin as `roots` say; durable on return.
+    pub fn create(anchors: &Arc<dyn Drive>, pool: [u8; 16], roots: &[Root]) -> Result<()> {
+        for root in roots {
+            let path = path_of(root.disk);
+            let place = |e| Error::io(path.clone(), e);
+            let file = anchors.create(&path).map_err(place)?;
+            let anchor = Anchor { pool, root: *root };
+            file.write_at(&anchor.encode(), anchor.slot_offset()).map_err(place)?;
+            file.set_len(ANCHOR_LEN as u64).map_err(place)?;
+            file.sync_data().map_err(place)?;
+        }
+        anchors.sync_dir("anchors").map_err(|e| Error::io("anchors", e))
     }
 
     /// Reads and verifies the anchor of `disk`.

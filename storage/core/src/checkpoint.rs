@@ -2,12 +2,16 @@
 //!
 //! Steps, and what recovery finds after a crash behind each:
 //! 1. Cut off the changes so far, note the log's position P. The old root; replays from its own P.
-//! 2. Merge them into the tree: new nodes go into the log, the old tree stays whole. As 1.
+//!    Snapshots have done the same before. For each of what was cut off, oldest first:
+//! 2. Merge it into the tree: new nodes go into the log, the old tree stays whole. As 1.
 //! 3. Append the usage table and the root to the log. As 1.
 //! 4. Flush the log: all that the new root points to is durable. As 1.
-//! 5. Write the root into the anchor's other slot, sync it. Torn: the old root; whole: the new one.
-//! 6. Readers change over to the new tree; the changes' memory is freed.
-//! 7. Segments that nothing refers to are removed, or their files used for new ones. They come from before P,
+//! 5. If a snapshot ends here, write the root into its anchor. As 1; the snapshot has its tree.
+//! 6. Write the root into the anchor's other slot, sync it. Torn: the old root; whole: the new one.
+//! 7. Readers change over to the new tree; the changes' memory is freed.
+//!
+//! Then:
+//! 8. Segments that nothing refers to are removed, or their files used for new ones. They come from before P,
 //!    and the durable root does not need them; a removal undone by a power loss leaves a file that the next
 //!    recovery ignores.
 
@@ -18,24 +22,17 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::batch::Batch;
 use crate::disk::Disk;
-use crate::disk_map::Frozen;
+use crate::disk_map::{Cut, Frozen};
 use crate::error::Result;
 use crate::format::record::RECORD_HEADER_LEN;
 use crate::format::{Kind, Root, SegmentHeader, node};
 use crate::holds::held_by;
-use crate::log::LogGuard;
+use crate::log::{LogGuard, Position};
 use crate::map::{NodeStore, TreeRoot, UsageSink, merge};
 use crate::segment_reader::{file_len, read_header, read_trailer};
 use crate::throttle::Limits;
-use crate::units::{BlockIndex, Location, SegmentId};
+use crate::units::{BlockIndex, DiskId, Location, SegmentId};
 use crate::usage::UsageTable;
-
-/// What one checkpoint takes in.
-pub(crate) struct Cut {
-    frozen: Frozen,
-    tree: TreeRoot,
-    appended_bytes: u64,
-}
 
 /// What a merge changes in the usage table: applied when the checkpoint is durable, not before.
 #[derive(Default)]
@@ -87,10 +84,12 @@ impl Disk {
     fn checkpoint_as(&self, is_clean: bool) -> Result<()> {
         let _one = self.checkpointing.lock();
         let mut root = self.anchor.root();
-        if self.map.has_changes() || (is_clean && !root.clean) {
-            self.finish_interrupted()?;
-            let cut = self.cut_off(&self.log.lock());
-            root = self.commit_cut(cut, is_clean)?;
+        // What was cut off before, by snapshots or a checkpoint that failed, so that they do not add up.
+        let merged = self.merge_frozen(false)?;
+        root = merged.unwrap_or(root);
+        if self.map.has_active_changes() || (is_clean && !root.clean) {
+            self.cut_off(&self.log.lock(), None);
+            root = self.merge_frozen(is_clean)?.unwrap_or(root);
         }
         self.free_garbage(&root)?;
         self.budget.note_spares();
@@ -98,25 +97,25 @@ impl Disk {
         Ok(())
     }
 
-    /// After a checkpoint that failed half-way: makes the one of what that had cut off. `checkpointing` is
-    /// held, as for the two that follow.
-    pub(crate) fn finish_interrupted(&self) -> Result<()> {
-        if self.map.has_frozen_changes() {
-            let cut = self.cut_off(&self.log.lock());
-            self.commit_cut(cut, false)?;
+    /// Step 1: the changes up to the moment of the call, which may be those of a snapshot.
+    pub(crate) fn cut_off(&self, log: &LogGuard, snapshot: Option<DiskId>) -> Position {
+        let replay = log.position();
+        self.map.freeze(Cut { replay, snapshot, appended_bytes: self.log.appended_bytes() });
+        replay
+    }
+
+    /// Steps 2 to 7 for all that is cut off, by the end of it; the last root made durable.
+    fn merge_frozen(&self, is_clean: bool) -> Result<Option<Root>> {
+        let mut root = None;
+        while let Some((frozen, tree)) = self.map.oldest() {
+            root = Some(self.merge_one(&frozen, tree, is_clean)?);
         }
-        Ok(())
+        Ok(root)
     }
 
-    /// Step 1: the changes up to the moment of the call, and the tree they go over.
-    pub(crate) fn cut_off(&self, log: &LogGuard) -> Cut {
-        let (frozen, tree) = self.map.freeze(log.position());
-        Cut { frozen, tree, appended_bytes: self.log.appended_bytes() }
-    }
-
-    /// Steps 2 to 6; the root it made durable, which holds what had been cut off and nothing newer.
-    pub(crate) fn commit_cut(&self, cut: Cut, is_clean: bool) -> Result<Root> {
-        let Cut { frozen, tree, appended_bytes } = cut;
+    /// Steps 2 to 7 of what was cut off first.
+    fn merge_one(&self, frozen: &Frozen, tree: TreeRoot, is_clean: bool) -> Result<Root> {
+        let cut = &frozen.cut;
         let old = self.anchor.root();
         let mut changes = UsageChanges::default();
         let merged = merge(tree, &frozen.delta, self, &mut changes)?;
@@ -125,26 +124,31 @@ impl Disk {
             tree: merged.root.location,
             levels: merged.root.levels,
             disk: self.id,
-            replay_log_index: frozen.replay.log_index,
-            replay_segment: frozen.replay.segment,
-            replay_offset: frozen.replay.offset as u32,
-            replay_lsn: frozen.replay.lsn,
+            replay_log_index: cut.replay.log_index,
+            replay_segment: cut.replay.segment,
+            replay_offset: cut.replay.offset as u32,
+            replay_lsn: cut.replay.lsn,
             mapped_blocks: old.mapped_blocks.saturating_add_signed(merged.mapped_delta),
             // Changes that came after the cut are not in this root.
-            clean: is_clean && !self.map.has_active_changes(),
+            clean: is_clean && !self.map.has_changes_after_oldest(),
             shares: !self.held.lock().is_empty(),
             ..Root::default()
         };
-        let root = self.commit(next, &changes)?;
+        let root = self.commit(next, &changes, cut.snapshot)?;
         changes.apply_to(&mut self.usage.lock());
         self.map.publish_tree(merged.root);
         self.budget.account(self, self.map.delta_bytes());
-        self.checkpointed_bytes.store(appended_bytes, Ordering::Relaxed);
+        self.checkpointed_bytes.store(cut.appended_bytes, Ordering::Relaxed);
         Ok(root)
     }
 
-    /// Steps 3 to 5.
-    fn commit(&self, mut root: Root, changes: &UsageChanges) -> Result<Root> {
+    /// Steps 3 to 6.
+    fn commit(
+        &self,
+        mut root: Root,
+        changes: &UsageChanges,
+        snapshot: Option<DiskId>,
+    ) -> Result<Root> {
         let mut usage = self.usage.lock().clone();
         changes.apply_to(&mut usage);
         let mut batch = Batch::default();
@@ -158,6 +162,10 @@ impl Disk {
         batch.push_metadata(self.id, Kind::Root, 0, &root.encode());
         self.append_metadata(&mut batch)?;
         self.log.flush()?;
+        if let Some(snapshot) = snapshot {
+            // Before this disk's own root: nothing may be freed that only the older one led to.
+            self.pending.settle(snapshot, &root, &self.fetcher)?;
+        }
         self.anchor.commit(root)
     }
 

@@ -12,6 +12,7 @@ use crate::disk_map::{DiskMap, Origin};
 use crate::error::{Error, Result};
 use crate::fetch::Fetcher;
 use crate::log::Log;
+use crate::pending::Pending;
 use crate::throttle::Throttle;
 use crate::units::{BLOCK_SIZE, BlockIndex, DiskId, Location, SegmentId};
 use crate::usage::UsageTable;
@@ -29,12 +30,14 @@ pub struct Counters {
 
 pub struct Disk {
     pub id: DiskId,
+    /// 0 while only the pool itself uses the disk.
     pub(crate) size_bytes: AtomicU64,
     pub(crate) anchor: Arc<AnchorFile>,
     pub(crate) log: Log,
     pub(crate) map: DiskMap,
     pub(crate) fetcher: Fetcher,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) pending: Arc<Pending>,
     pub(crate) chores: DiskChores,
     /// Held by whoever makes a checkpoint.
     pub(crate) checkpointing: Mutex<()>,

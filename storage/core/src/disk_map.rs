@@ -2,10 +2,13 @@
 //!
 //! ```text
 //!   write ──► active delta          changes since the last freeze
-//!             frozen delta          being merged into the tree by a checkpoint, if one runs
+//!             frozen deltas         newest first: each ends at a snapshot or where a checkpoint was asked for
 //!             tree                  immutable nodes on disk, cached
-//!   read  ──► the first of the three that knows the block
+//!   read  ──► the first of them that knows the block
 //! ```
+//!
+//! Checkpoints merge the oldest frozen delta into the tree, one after the other. Most of the time there is
+//! none: each snapshot and each checkpoint adds one, and [`FROZEN_MAX`] bounds them.
 //!
 //! Every change of what the layers are (freeze, publish) raises `generation`. A reader that finds a
 //! record gone looks whether the generation has changed meanwhile, and if so starts over: what a
@@ -23,24 +26,39 @@ use crate::format::record::RECORD_HEADER_LEN;
 use crate::format::{Kind, RecordHeader};
 use crate::log::Position;
 use crate::map::{Delta, NodeStore, TreeRoot};
-use crate::units::{BlockIndex, Location, SegmentId};
+use crate::units::{BlockIndex, DiskId, Location, SegmentId};
 
-/// Changes being merged, and where the log stood when they were cut off.
+/// Frozen deltas from which on a snapshot waits for the merging of one: a read looks into each.
+pub const FROZEN_MAX: usize = 8;
+
+/// Where changes are cut off.
+#[derive(Clone, Copy)]
+pub struct Cut {
+    /// Where the log stands: the first change that is not in.
+    pub replay: Position,
+    /// The snapshot that is the disk as of this instant.
+    pub snapshot: Option<DiskId>,
+    /// How much had been appended to the log since it was opened.
+    pub appended_bytes: u64,
+}
+
+/// Changes that wait to be merged.
 #[derive(Clone)]
 pub struct Frozen {
     pub delta: Arc<Delta>,
-    pub replay: Position,
+    pub cut: Cut,
 }
 
 struct Layers {
     active: Delta,
-    frozen: Option<Frozen>,
+    /// Oldest first.
+    frozen: Vec<Frozen>,
     tree: TreeRoot,
 }
 
 impl Layers {
     fn delta_bytes(&self) -> usize {
-        let frozen = self.frozen.as_ref().map_or(0, |f| f.delta.memory_bytes());
+        let frozen = self.frozen.iter().map(|f| f.delta.memory_bytes()).sum::<usize>();
         self.active.memory_bytes() + frozen
     }
 }
@@ -83,9 +101,9 @@ pub fn apply(delta: &mut Delta, header: &RecordHeader, segment: SegmentId, offse
 }
 
 impl DiskMap {
-    pub fn new(active: Delta, tree: TreeRoot) -> DiskMap {
+    pub fn new(active: Delta, frozen: Vec<Frozen>, tree: TreeRoot) -> DiskMap {
         DiskMap {
-            layers: RwLock::new(Layers { active, frozen: None, tree }),
+            layers: RwLock::new(Layers { active, frozen, tree }),
             generation: AtomicU64::new(0),
         }
     }
@@ -107,7 +125,7 @@ impl DiskMap {
         let tree = layers.tree;
         let frozen = layers.frozen.clone();
         drop(layers);
-        if let Some(frozen) = frozen {
+        for frozen in frozen.iter().rev() {
             let mut below = vec![None; out.len()];
             frozen.delta.fill(first, &mut below);
             known.iter_mut().zip(below).for_each(|(k, b)| *k = k.or(b));
@@ -133,7 +151,7 @@ impl DiskMap {
         if let Some(location) = active {
             return Ok((location, origin));
         }
-        if let Some(location) = layers.frozen.as_ref().and_then(|f| f.delta.get(block)) {
+        if let Some(location) = layers.frozen.iter().rev().find_map(|f| f.delta.get(block)) {
             return Ok((location, origin));
         }
         let tree = layers.tree;
@@ -163,42 +181,42 @@ impl DiskMap {
         }
     }
 
-    /// Cuts off the changes so far for merging, `replay` being the log's position. If a former merge did
-    /// not finish, its changes come first and the newer ones stay active. Call under the log's lock.
-    pub fn freeze(&self, replay: Position) -> (Frozen, TreeRoot) {
+    /// Cuts off the changes so far, also if there are none. Call under the log's lock.
+    pub fn freeze(&self, cut: Cut) {
         let mut layers = self.layers.write();
-        let tree = layers.tree;
-        if let Some(frozen) = &layers.frozen {
-            return (frozen.clone(), tree);
-        }
         let delta = Arc::new(std::mem::take(&mut layers.active));
-        let frozen = Frozen { delta, replay };
-        layers.frozen = Some(frozen.clone());
+        layers.frozen.push(Frozen { delta, cut });
         self.generation.fetch_add(1, Ordering::Release);
-        (frozen, tree)
     }
 
-    /// The merge is done and durable: `tree` holds the frozen changes.
+    /// The changes to be merged next, and the tree they go over.
+    pub fn oldest(&self) -> Option<(Frozen, TreeRoot)> {
+        let layers = self.layers.read();
+        layers.frozen.first().map(|frozen| (frozen.clone(), layers.tree))
+    }
+
+    /// The merge is done and durable: `tree` holds the oldest frozen changes.
     pub fn publish_tree(&self, tree: TreeRoot) {
         let mut layers = self.layers.write();
         layers.tree = tree;
-        layers.frozen = None;
+        layers.frozen.remove(0);
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    pub fn has_changes(&self) -> bool {
-        let layers = self.layers.read();
-        !layers.active.is_empty() || layers.frozen.is_some()
-    }
-
-    /// Are there changes that no checkpoint has cut off yet?
+    /// Are there changes that no checkpoint or snapshot has cut off yet?
     pub fn has_active_changes(&self) -> bool {
         !self.layers.read().active.is_empty()
     }
 
-    /// Did a checkpoint cut off changes and not finish?
-    pub fn has_frozen_changes(&self) -> bool {
-        self.layers.read().frozen.is_some()
+    /// Are there changes beyond the oldest that were cut off?
+    pub fn has_changes_after_oldest(&self) -> bool {
+        let layers = self.layers.read();
+        !layers.active.is_empty() || layers.frozen.len() > 1
+    }
+
+    /// Have changes been cut off as often as they may?
+    pub fn is_deep(&self) -> bool {
+        self.layers.read().frozen.len() >= FROZEN_MAX
     }
 
     /// Memory that changes not yet in the tree take.
@@ -223,9 +241,10 @@ impl DiskMap {
             let (tree, mut known, mut end) = {
                 let layers = self.layers.read();
                 let (mut known, mut end) = layers.active.next_run(at, range.end);
-                if known.is_none()
-                    && let Some(frozen) = &layers.frozen
-                {
+                for frozen in layers.frozen.iter().rev() {
+                    if known.is_some() {
+                        break;
+                    }
                     (known, end) = frozen.delta.next_run(at, end);
                 }
                 (layers.tree, known, end)

@@ -12,10 +12,12 @@
 use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 
+use crate::error::Result;
+use crate::fetch::Fetcher;
 use crate::format::Root;
 use crate::segments::Segments;
 use crate::units::{DiskId, SegmentId};
-use crate::usage::UsageTable;
+use crate::usage::{UsageTable, load_usage};
 
 #[derive(Default)]
 struct State {
@@ -28,6 +30,15 @@ struct State {
 
 #[derive(Default)]
 pub struct Holds(Mutex<State>);
+
+/// What a disk with this root holds.
+pub fn held_at_rest(root: &Root, fetcher: &Fetcher) -> Result<HashSet<SegmentId>> {
+    if !root.shares {
+        return Ok(HashSet::new());
+    }
+    let (usage, _) = load_usage(root, fetcher)?;
+    Ok(held_by(root, &usage, &fetcher.segments))
+}
 
 /// The foreign segments that a disk with this root and table needs.
 pub fn held_by(root: &Root, usage: &UsageTable, segments: &Segments) -> HashSet<SegmentId> {

@@ -4,8 +4,8 @@
 //! back to do their chores):
 //! `units`, `error`, `codec`, `format` (bytes on disk), `storage` (drives), `spares`, `segments` (files),
 //! `segment_reader`, `map` (block → location), `batch`, `anchor_file`, `log`, `usage`, `holds`, `fetch`,
-//! `disk_map`, `recovery`, `throttle`, `disk`, `write`, `checkpoint`, `clean`, `scrub`, `budget`, `pool`, `sharing`,
-//! `python`.
+//! `disk_map`, `recovery`, `throttle`, `pending`, `disk`, `write`, `checkpoint`, `clean`, `scrub`, `budget`, `pool`,
+//! `sharing`, `python`.
 
 mod anchor_file;
 mod batch;
@@ -21,6 +21,7 @@ pub mod format;
 mod holds;
 mod log;
 pub mod map;
+mod pending;
 mod pool;
 #[cfg(feature = "python")]
 mod python;

@@ -1,13 +1,14 @@
 //! The pool: drives, the disks in service, and the threads behind them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use crate::anchor_file::{self, AnchorFile};
-use crate::budget::{Budget, DiskChores};
+use crate::budget::{Budget, Chore, DiskChores};
 use crate::disk::{Counters, Disk};
 use crate::disk_map::DiskMap;
 use crate::error::{Error, Result};
@@ -16,6 +17,7 @@ use crate::format::Root;
 use crate::holds::{Holds, held_by};
 use crate::log::{Log, LogContext};
 use crate::map::{NodeCache, TreeRoot};
+use crate::pending::Pending;
 use crate::recovery::{self, Recovered};
 use crate::segments::Segments;
 use crate::storage::{Drive, Space};
@@ -51,6 +53,7 @@ pub struct Pool {
     pub(crate) segments: Arc<Segments>,
     nodes: Arc<NodeCache>,
     pub(crate) holds: Arc<Holds>,
+    pub(crate) pending: Arc<Pending>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) disks: Mutex<HashMap<DiskId, Arc<Disk>>>,
     /// Held by whoever makes or deletes disks that share segments.
@@ -92,6 +95,7 @@ impl Pool {
             segments,
             nodes: Arc::new(NodeCache::new(Budget::node_cache_bytes(options.memory_bytes))),
             holds: Arc::default(),
+            pending: Arc::new(Pending::new(anchors.clone(), options.pool_uuid)),
             sharing: Mutex::new(()),
             budget,
             anchors,
@@ -107,7 +111,7 @@ impl Pool {
     pub fn create_disk(&self, disk: DiskId) -> Result<()> {
         self.check_open()?;
         let root = Root { disk, replay_lsn: 1, clean: true, ..Root::default() };
-        AnchorFile::create(&self.anchors, self.options.pool_uuid, root)
+        AnchorFile::create(&self.anchors, self.options.pool_uuid, &[root])
     }
 
     /// Puts a disk into service, recovering it first; the same object while it is in service.
@@ -117,6 +121,15 @@ impl Pool {
             let reason = format!("a disk has at most {DISK_SIZE_BYTES_MAX} bytes");
             return Err(Error::InvalidRequest(reason));
         }
+        self.settle(disk)?;
+        let opened = self.in_service(disk)?;
+        // One that is in service already has its size, unless only the pool itself has used it.
+        let _ = opened.size_bytes.compare_exchange(0, size_bytes, AcqRel, Acquire);
+        Ok(opened)
+    }
+
+    /// The disk in service, recovered if it was not; nobody can use it until it has been opened.
+    pub(crate) fn in_service(&self, disk: DiskId) -> Result<Arc<Disk>> {
         let mut disks = self.disks.lock();
         if let Some(open) = disks.get(&disk).filter(|d| d.check_open().is_ok()) {
             return Ok(open.clone());
@@ -124,9 +137,14 @@ impl Pool {
         let anchor = Arc::new(AnchorFile::open(&self.anchors, self.options.pool_uuid, disk)?);
         anchor.settle()?;
         let fetcher = self.fetcher(disk);
-        let recovered = recovery::recover(&anchor.root(), self.options.pool_uuid, &fetcher)?;
-        let opened = self.assemble(disk, size_bytes, anchor, fetcher, recovered);
+        let cuts = self.pending.cuts_of(disk, anchor.root().replay_lsn);
+        let has_cuts = !cuts.is_empty();
+        let recovered = recovery::recover(&anchor.root(), self.options.pool_uuid, &fetcher, cuts)?;
+        let opened = self.assemble(disk, anchor, fetcher, recovered);
         self.budget.register(&opened);
+        if has_cuts {
+            self.budget.request(&opened, Chore::Checkpoint);
+        }
         disks.insert(disk, opened.clone());
         Ok(opened)
     }
@@ -139,7 +157,6 @@ impl Pool {
     fn assemble(
         &self,
         disk: DiskId,
-        size_bytes: u64,
         anchor: Arc<AnchorFile>,
         fetcher: Fetcher,
         recovered: Recovered,
@@ -156,12 +173,13 @@ impl Pool {
         let held = held_by(&root, &recovered.usage, &self.segments);
         Arc::new_cyclic(|me| Disk {
             id: disk,
-            size_bytes: AtomicU64::new(size_bytes),
+            size_bytes: AtomicU64::new(0),
             anchor,
             log: Log::new(context, recovered.log),
-            map: DiskMap::new(recovered.delta, tree),
+            map: DiskMap::new(recovered.delta, recovered.frozen, tree),
             fetcher,
             budget: self.budget.clone(),
+            pending: self.pending.clone(),
             chores: DiskChores::new(me.clone()),
             checkpointing: Mutex::new(()),
             sealing: Mutex::new(()),

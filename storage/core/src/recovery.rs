@@ -14,10 +14,11 @@
 //! 5. What lies above the durable mark is written once more, as it is: if a sync failed before the crash,
 //!    the kernel holds these pages as clean, and no later sync would write them.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::disk_map::apply;
+use crate::disk_map::{Cut, Frozen, apply};
 use crate::error::{Error, Result};
 use crate::fetch::Fetcher;
 use crate::format::segment::SEGMENT_HEADER_LEN;
@@ -26,11 +27,13 @@ use crate::log::{LogStart, Position, Retired};
 use crate::map::Delta;
 use crate::segment_reader::{Scanned, file_len, read_header, read_summary, read_trailer, scan};
 use crate::segments::Segment;
-use crate::units::{DiskId, Lsn, SegmentId, align_up};
-use crate::usage::UsageTable;
+use crate::units::{DiskId, Lsn, align_up};
+use crate::usage::{UsageTable, load_usage};
 
 pub struct Recovered {
     pub delta: Delta,
+    /// Changes up to each of the cuts, oldest first.
+    pub frozen: Vec<Frozen>,
     pub usage: UsageTable,
     pub log: LogStart,
 }
@@ -56,22 +59,31 @@ struct Found {
     durable: Lsn,
 }
 
-/// Reads the log of the fetcher's disk from `root` on; leaves it ready to be appended to.
+/// Reads the log of the fetcher's disk from `root` on; leaves it ready to be appended to. `cuts`, in log
+/// order, are those of snapshots whose trees are still to be made: the log is durable up to each.
 ///
 /// Errors: `DriveMissing`, `Corrupt` (nothing was changed), I/O errors.
-pub fn recover(root: &Root, pool: [u8; 16], fetcher: &Fetcher) -> Result<Recovered> {
+pub fn recover(
+    root: &Root,
+    pool: [u8; 16],
+    fetcher: &Fetcher,
+    cuts: Vec<Cut>,
+) -> Result<Recovered> {
     let disk = fetcher.disk;
     if let Some(drive) = fetcher.segments.missing_drive(root.drives) {
         return Err(Error::DriveMissing { disk, drive });
     }
     let found = find(root, pool, fetcher)?;
     let (usage, usage_lsn) = load_usage(root, fetcher)?;
+    let cut_lsn = cuts.last().map_or(0, |cut| cut.replay.lsn - 1);
     let mut walk = Walk {
         disk,
         root,
         // The log was flushed behind the usage table before the root became durable.
-        durable: found.durable.max(usage_lsn),
+        durable: found.durable.max(usage_lsn).max(cut_lsn),
         delta: Delta::new(),
+        frozen: Vec::new(),
+        cuts: cuts.into(),
         usage,
         next_lsn: root.replay_lsn,
         group: Vec::new(),
@@ -79,6 +91,7 @@ pub fn recover(root: &Root, pool: [u8; 16], fetcher: &Fetcher) -> Result<Recover
         volatile: Vec::new(),
     };
     let used = walk.follow(&found.log)?;
+    walk.cut_off_before(walk.next_lsn);
     let beyond = found.log[used..].iter().map(|c| &c.segment).chain(&found.strays);
     clear_away(&walk, beyond.cloned().collect(), fetcher)?;
     for (segment, range) in &walk.volatile {
@@ -93,7 +106,7 @@ pub fn recover(root: &Root, pool: [u8; 16], fetcher: &Fetcher) -> Result<Recover
     let prev = last.map(|c| c.segment.id).unwrap_or_default();
     let unsynced = walk.retired.iter().map(|r| r.segment.clone()).collect();
     let log = LogStart { next, prev, unsynced, retired: walk.retired };
-    Ok(Recovered { delta: walk.delta, usage: walk.usage, log })
+    Ok(Recovered { delta: walk.delta, frozen: walk.frozen, usage: walk.usage, log })
 }
 
 /// Steps 1 and 2.
@@ -127,36 +140,14 @@ fn find(root: &Root, pool: [u8; 16], fetcher: &Fetcher) -> Result<Found> {
     Ok(found)
 }
 
-/// The usage table as of the root, and the LSN of its record if that is in the disk's own log.
-pub fn load_usage(root: &Root, fetcher: &Fetcher) -> Result<(UsageTable, Lsn)> {
-    let (id, offset) = (root.usage_segment, root.usage_offset as usize);
-    let (mut usage, lsn) = match id.is_none() {
-        true => (UsageTable::default(), 0),
-        false => read_usage(id, offset, fetcher)?,
-    };
-    let is_ours = |id: SegmentId| fetcher.segments.owner(id) == Some(root.disk);
-    usage.retain(|id, u| u.live > 0 || is_ours(id));
-    // What the table leaves out (that of a snapshot the disk was rolled back to) holds nothing.
-    for id in fetcher.segments.of_disk(root.disk) {
-        if id < root.replay_segment {
-            usage.change_live(id, 0);
-        }
-    }
-    // A snapshot's or new clone's table is a record of another disk's log.
-    Ok((usage, if is_ours(id) { lsn } else { 0 }))
-}
-
-fn read_usage(id: SegmentId, offset: usize, fetcher: &Fetcher) -> Result<(UsageTable, Lsn)> {
-    let (header, payload) = fetcher.metadata(id, offset, Kind::Usage)?;
-    let damage = || Error::corrupt(fetcher.disk, id, offset, "the usage table is nonsense");
-    Ok((UsageTable::decode(&payload).ok_or_else(damage)?, header.lsn))
-}
-
 struct Walk<'a> {
     disk: DiskId,
     root: &'a Root,
     durable: Lsn,
     delta: Delta,
+    frozen: Vec<Frozen>,
+    /// Those not reached yet.
+    cuts: VecDeque<Cut>,
     usage: UsageTable,
     next_lsn: Lsn,
     /// Records of a group whose end has not come yet.
@@ -255,6 +246,15 @@ impl Walk<'_> {
         (whole.0, summary)
     }
 
+    /// Cuts the changes off where snapshots were taken, if the next change has this LSN.
+    fn cut_off_before(&mut self, lsn: Lsn) {
+        while let Some(cut) = self.cuts.front().copied().filter(|cut| cut.replay.lsn <= lsn) {
+            self.cuts.pop_front();
+            let delta = Arc::new(std::mem::take(&mut self.delta));
+            self.frozen.push(Frozen { delta, cut });
+        }
+    }
+
     /// One record; the map learns it when its group is whole.
     fn take(&mut self, segment: &Segment, header: RecordHeader, offset: usize) {
         self.next_lsn += 1;
@@ -262,7 +262,9 @@ impl Walk<'_> {
         if header.continues {
             return;
         }
-        for (header, offset) in self.group.drain(..) {
+        let group = std::mem::take(&mut self.group);
+        self.cut_off_before(group[0].0.lsn);
+        for (header, offset) in group {
             self.usage.replayed(segment.id, &header);
             if header.lsn >= self.root.replay_lsn {
                 apply(&mut self.delta, &header, segment.id, offset);

@@ -4,30 +4,31 @@
 //! clone is the same, but written to. Neither copies anything, and no tree leads through another disk's:
 //! reading costs what it costs on any disk, however many snapshots there are.
 //!
-//! Lock order: `sharing`, then the disks' `checkpointing` by id, then the logs by id.
+//! Lock order: `sharing`, then a disk's `checkpointing`, then the logs by id.
 
 use std::sync::Arc;
 
 use hashbrown::HashSet;
 
 use crate::anchor_file::{self, AnchorFile};
+use crate::budget::Chore;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::format::Root;
-use crate::holds::held_by;
+use crate::holds::held_at_rest;
+use crate::pending::{Pending, copy_of};
 use crate::pool::Pool;
-use crate::recovery::load_usage;
 use crate::units::{DiskId, SegmentId};
+use crate::usage::load_usage;
 
 impl Pool {
     /// Freezes disks in service, all at one instant, as new disks: pairs of disk and snapshot. Writes wait
-    /// while the instant is fixed, not while the snapshots are made durable. All of them are on return,
-    /// or none is there.
+    /// while the instant is fixed, not while it is made durable. All of them are on return, or none is there.
     ///
-    /// Time: what a checkpoint of the changes since the last one takes; the disks' sizes do not matter.
+    /// Time: what a flush of the disks takes, and an anchor for each. Their trees are made in the background;
+    /// opening, cloning and rolling back to a snapshot wait for its own.
     pub fn snapshot(&self, pairs: &[(DiskId, DiskId)]) -> Result<()> {
         self.check_open()?;
-        let _sharing = self.sharing.lock();
         let mut pairs = pairs.to_vec();
         pairs.sort_unstable();
         if pairs.windows(2).any(|two| two[0].0 == two[1].0) {
@@ -38,9 +39,15 @@ impl Pool {
             let find = |id: DiskId| open.get(&id).cloned().ok_or(Error::DiskNotFound(id));
             pairs.iter().map(|(disk, _)| find(*disk)).collect::<Result<_>>()?
         };
+        for disk in disks.iter().filter(|disk| disk.map.is_deep()) {
+            disk.checkpoint()?;
+        }
+        let _sharing = self.sharing.lock();
+        self.pending.begin(&pairs);
         let outcome = self.snapshot_open(&disks, &pairs);
-        disks.iter().for_each(|_| self.budget.checkpoint_ended(&outcome));
         if outcome.is_err() {
+            // All of them before anything here may fail: checkpoints wait for the last one.
+            pairs.iter().for_each(|(_, snapshot)| self.pending.forget(*snapshot));
             for (_, snapshot) in &pairs {
                 self.remove_disk(*snapshot)?;
             }
@@ -49,38 +56,53 @@ impl Pool {
     }
 
     fn snapshot_open(&self, disks: &[Arc<Disk>], pairs: &[(DiskId, DiskId)]) -> Result<()> {
-        let _checkpoints: Vec<_> = disks.iter().map(|disk| disk.checkpointing.lock()).collect();
-        for disk in disks {
-            disk.check_open()?;
-            disk.finish_interrupted()?;
-        }
+        disks.iter().try_for_each(|disk| disk.check_open())?;
         let cuts: Vec<_> = {
-            let logs: Vec<_> = disks.iter().map(|disk| disk.log.lock()).collect();
-            disks.iter().zip(&logs).map(|(disk, log)| disk.cut_off(log)).collect()
+            let mut logs: Vec<_> = disks.iter().map(|disk| disk.log.lock()).collect();
+            logs.iter_mut().for_each(|log| log.cover_marks());
+            let each = disks.iter().zip(&logs).zip(pairs);
+            each.map(|((disk, log), (_, snapshot))| disk.cut_off(log, Some(*snapshot))).collect()
         };
-        for ((disk, cut), (_, snapshot)) in disks.iter().zip(cuts).zip(pairs) {
-            let root = disk.commit_cut(cut, false)?;
-            self.create_from(&root, *snapshot, true)?;
-        }
+        // The anchors say that the logs are durable up to the cuts.
+        disks.iter().try_for_each(|disk| disk.log.flush())?;
+        let each = disks.iter().zip(cuts).zip(pairs);
+        let root = |((disk, cut), (_, snapshot)): ((&Arc<Disk>, _), &(_, DiskId))| {
+            Pending::root_of(&disk.anchor.root(), cut, *snapshot)
+        };
+        self.pending.make(&each.map(root).collect::<Vec<_>>())?;
+        disks.iter().for_each(|disk| self.budget.request(disk, Chore::Checkpoint));
         Ok(())
+    }
+
+    /// Waits until the disk has a tree of its own, if it is a snapshot just taken.
+    pub(crate) fn settle(&self, disk: DiskId) -> Result<()> {
+        let Some(origin) = self.pending.origin_of(disk) else { return Ok(()) };
+        self.in_service(origin)?.checkpoint()?;
+        match self.pending.origin_of(disk) {
+            Some(_) => Err(Pending::lost(disk)),
+            None => Ok(()),
+        }
     }
 
     /// Makes a disk that begins as a snapshot; durable on return.
     pub fn clone_disk(&self, snapshot: DiskId, clone: DiskId) -> Result<()> {
         self.check_open()?;
+        self.settle(snapshot)?;
         let _sharing = self.sharing.lock();
-        self.create_from(&self.snapshot_root(snapshot)?, clone, false)
+        self.create_from(&self.snapshot_root(snapshot)?, clone)
     }
 
     /// Makes the contents of a disk those of a snapshot of it, with one write of its anchor. Nobody may
     /// use the disk; it is out of service afterwards.
     pub fn rollback_disk(&self, disk: DiskId, size_bytes: u64, snapshot: DiskId) -> Result<()> {
+        self.settle(snapshot)?;
         self.open_disk(disk, size_bytes)?.close()?;
         let _sharing = self.sharing.lock();
         let origin = self.snapshot_root(snapshot)?;
         let anchor = AnchorFile::open(&self.anchors, self.options.pool_uuid, disk)?;
         let old = anchor.root();
-        if !old.clean {
+        // The log behind the root must mean nothing, neither to the disk nor to a snapshot of it.
+        if !old.clean || !self.pending.cuts_of(disk, old.replay_lsn).is_empty() {
             return Err(Error::InvalidRequest("the disk is being written to".into()));
         }
         let mut root = Root {
@@ -108,11 +130,19 @@ impl Pool {
     /// last of those, or when this is called again.
     pub fn delete_disk(&self, disk: DiskId) -> Result<bool> {
         self.check_open()?;
-        let _sharing = self.sharing.lock();
-        self.remove_disk(disk)
+        loop {
+            for cut in self.pending.cuts_of(disk, 0) {
+                self.settle(cut.snapshot.expect("the cut of a snapshot"))?;
+            }
+            let _sharing = self.sharing.lock();
+            if self.pending.cuts_of(disk, 0).is_empty() {
+                return self.remove_disk(disk);
+            }
+        }
     }
 
     fn remove_disk(&self, disk: DiskId) -> Result<bool> {
+        self.pending.forget(disk);
         let open = self.disks.lock().remove(&disk);
         let held = match &open {
             Some(open) => {
@@ -145,10 +175,15 @@ impl Pool {
         Ok(is_gone)
     }
 
-    /// Finds out what the pool's snapshots and clones hold.
+    /// Finds out what the pool's snapshots and clones hold, and which have no trees yet.
     pub(crate) fn load_holds(&self) -> Result<()> {
         for disk in anchor_file::list(&*self.anchors)? {
             let anchor = AnchorFile::open(&self.anchors, self.options.pool_uuid, disk);
+            if let Ok(anchor) = &anchor
+                && anchor.root().is_pending()
+            {
+                self.pending.found(&anchor.root());
+            }
             match anchor.and_then(|anchor| self.held_at_rest(&anchor.root())) {
                 Ok(held) => self.holds.take(&held),
                 Err(_) => self.holds.note_unknown(disk),
@@ -160,45 +195,26 @@ impl Pool {
     fn snapshot_root(&self, snapshot: DiskId) -> Result<Root> {
         let anchor = AnchorFile::open(&self.anchors, self.options.pool_uuid, snapshot)?;
         let root = anchor.root();
-        match root.is_snapshot {
+        match root.is_snapshot && !root.is_pending() {
             true => Ok(root),
             false => Err(Error::InvalidRequest("only a snapshot stands still".into())),
         }
     }
 
-    /// Makes a disk whose tree is that of `origin`.
-    fn create_from(&self, origin: &Root, disk: DiskId, is_snapshot: bool) -> Result<()> {
-        let root = Root {
-            tree: origin.tree,
-            levels: origin.levels,
-            disk,
-            replay_lsn: 1,
-            usage_segment: origin.usage_segment,
-            usage_offset: origin.usage_offset,
-            mapped_blocks: origin.mapped_blocks,
-            drives: origin.drives,
-            segment_high: origin.segment_high,
-            clean: true,
-            shares: true,
-            is_snapshot,
-            ..Root::default()
-        };
+    /// Makes a disk, not a snapshot, whose tree is that of `origin`.
+    fn create_from(&self, origin: &Root, disk: DiskId) -> Result<()> {
+        let root = copy_of(origin, disk, false);
         let held = self.held_at_rest(&root)?;
         self.holds.take(&held);
-        let created = AnchorFile::create(&self.anchors, self.options.pool_uuid, root);
+        let created = AnchorFile::create(&self.anchors, self.options.pool_uuid, &[root]);
         if created.is_err() {
             self.holds.release(&held);
         }
         created
     }
 
-    /// What a disk with this root holds.
     fn held_at_rest(&self, root: &Root) -> Result<HashSet<SegmentId>> {
-        if !root.shares {
-            return Ok(HashSet::new());
-        }
-        let (usage, _) = load_usage(root, &self.fetcher(root.disk))?;
-        Ok(held_by(root, &usage, &self.segments))
+        held_at_rest(root, &self.fetcher(root.disk))
     }
 
     /// As `Budget::give_back`, for disks that are not in service too.

@@ -7,8 +7,10 @@
 use hashbrown::HashMap;
 
 use crate::batch::Draft;
-use crate::format::{Kind, RecordHeader, get_u32};
-use crate::units::SegmentId;
+use crate::error::{Error, Result};
+use crate::fetch::Fetcher;
+use crate::format::{Kind, RecordHeader, Root, get_u32};
+use crate::units::{Lsn, SegmentId};
 
 const ENTRY_LEN: usize = 16;
 
@@ -97,6 +99,31 @@ impl UsageTable {
         };
         Some(UsageTable { segments: entries.chunks_exact(ENTRY_LEN).map(one).collect() })
     }
+}
+
+/// The usage table as of the root, and the LSN of its record if that is in the disk's own log.
+pub fn load_usage(root: &Root, fetcher: &Fetcher) -> Result<(UsageTable, Lsn)> {
+    let (id, offset) = (root.usage_segment, root.usage_offset as usize);
+    let (mut usage, lsn) = match id.is_none() {
+        true => (UsageTable::default(), 0),
+        false => read_usage(id, offset, fetcher)?,
+    };
+    let is_ours = |id: SegmentId| fetcher.segments.owner(id) == Some(root.disk);
+    usage.retain(|id, u| u.live > 0 || is_ours(id));
+    // What the table leaves out (that of a snapshot the disk was rolled back to) holds nothing.
+    for id in fetcher.segments.of_disk(root.disk) {
+        if id < root.replay_segment {
+            usage.change_live(id, 0);
+        }
+    }
+    // A snapshot's or new clone's table is a record of another disk's log.
+    Ok((usage, if is_ours(id) { lsn } else { 0 }))
+}
+
+fn read_usage(id: SegmentId, offset: usize, fetcher: &Fetcher) -> Result<(UsageTable, Lsn)> {
+    let (header, payload) = fetcher.metadata(id, offset, Kind::Usage)?;
+    let damage = || Error::corrupt(fetcher.disk, id, offset, "the usage table is nonsense");
+    Ok((UsageTable::decode(&payload).ok_or_else(damage)?, header.lsn))
 }
 
 #[cfg(test)]

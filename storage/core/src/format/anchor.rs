@@ -14,6 +14,8 @@ const MAGIC: [u8; 8] = *b"NSANCHR1";
 const FLAG_CLEAN: u32 = 1;
 const FLAG_SHARES: u32 = 2;
 const FLAG_SNAPSHOT: u32 = 4;
+const FLAG_PENDING: u32 = 8;
+const FLAGS_KNOWN: u32 = FLAG_CLEAN | FLAG_SHARES | FLAG_SNAPSHOT | FLAG_PENDING;
 
 /// A checkpoint: the map's tree, and where the log must be replayed from to bring it up to date.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -45,9 +47,17 @@ pub struct Root {
     pub shares: bool,
     /// Nothing is ever written to this disk.
     pub is_snapshot: bool,
+    /// Of a snapshot without a tree of its own yet: the disk whose log, up to the replay position, holds
+    /// it. 0 for everything else.
+    pub origin: DiskId,
 }
 
 impl Root {
+    /// Has the snapshot been taken and not got its tree yet?
+    pub fn is_pending(&self) -> bool {
+        self.origin != DiskId::default()
+    }
+
     pub fn encode(&self) -> [u8; ROOT_LEN] {
         let mut out = [0; ROOT_LEN];
         put(&mut out, 0, &self.seq.to_le_bytes());
@@ -67,8 +77,10 @@ impl Root {
         let flag = |is_set, flag| if is_set { flag } else { 0 };
         let flags = flag(self.clean, FLAG_CLEAN)
             | flag(self.shares, FLAG_SHARES)
-            | flag(self.is_snapshot, FLAG_SNAPSHOT);
+            | flag(self.is_snapshot, FLAG_SNAPSHOT)
+            | flag(self.is_pending(), FLAG_PENDING);
         put(&mut out, 84, &flags.to_le_bytes());
+        put(&mut out, 88, &self.origin.0.to_le_bytes());
         out
     }
 
@@ -94,10 +106,14 @@ impl Root {
             clean: flags & FLAG_CLEAN != 0,
             shares: flags & FLAG_SHARES != 0,
             is_snapshot: flags & FLAG_SNAPSHOT != 0,
+            origin: DiskId(get_u32(bytes, 88)),
         };
+        let is_pending = flags & FLAG_PENDING != 0;
         let sane = root.levels <= LEVELS_MAX
             && (root.levels == 0) == root.tree.is_hole()
-            && flags & !(FLAG_CLEAN | FLAG_SHARES | FLAG_SNAPSHOT) == 0;
+            && is_pending == root.is_pending()
+            && (!is_pending || root.is_snapshot && root.levels == 0)
+            && flags & !FLAGS_KNOWN == 0;
         sane.then_some(root)
     }
 }
@@ -155,6 +171,7 @@ mod tests {
             mapped_blocks: seq,
             shares: seq == 8,
             is_snapshot: seq == 7,
+            origin: DiskId(if seq == 7 { 3 } else { 0 }),
             ..Root::default()
         };
         let anchor = |seq| Anchor { pool: [1; 16], root: root(seq) };

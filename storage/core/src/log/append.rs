@@ -51,6 +51,11 @@ impl LogGuard<'_> {
         next
     }
 
+    /// Has the next flush wait for MARKs too: whoever notes the position as durable needs all before it.
+    pub fn cover_marks(&mut self) {
+        self.state.last_content = self.state.next.lsn - 1;
+    }
+
     pub fn has_retired(&self) -> bool {
         !self.state.retired.is_empty()
     }

@@ -10,13 +10,17 @@ use crate::world::{DiskState, World, read_all};
 pub const SNAPSHOTS: u32 = 100;
 
 impl World {
-    /// Takes up a disk that has just been made as a copy of disk `origin`.
+    /// Takes up a disk that has just been made as a copy of disk `origin`. It is opened when it is looked at:
+    /// until then a snapshot may be without a tree.
     fn take_up(&mut self, id: DiskId, slot: u32, origin: usize) -> Result<(), Error> {
         let created = self.drive.changes();
         let origin = &self.disks[origin];
         let size = origin.size_at(usize::MAX);
         let model = DiskModel::holding(origin.model.now().to_vec());
-        let handle = Some(self.pool().open_disk(id, size)?);
+        let handle = match slot < SNAPSHOTS {
+            true => Some(self.pool().open_disk(id, size)?),
+            false => None,
+        };
         let sizes = vec![(created, size)];
         let is_copy = true;
         self.disks.push(DiskState {

@@ -75,20 +75,20 @@ MUTANTS = [
     Mutant("the anchor read is not settled", "        anchor.settle()?;\n", ""),
     Mutant(
         "the anchor before the log is durable",
-        "        self.log.flush()?;\n        self.anchor",
-        "        self.anchor",
+        "        self.log.flush()?;\n        if let Some(snapshot) = snapshot {",
+        "        if let Some(snapshot) = snapshot {",
     ),
     Mutant("both roots in one slot", "self.root.seq % 2 * SLOT_LEN as u64", "0"),
     Mutant(
         "segments are freed before the root is durable",
-        "let root = self.commit(next, &changes)?;",
+        "let root = self.commit(next, &changes, cut.snapshot)?;",
         "changes.apply_to(&mut self.usage.lock());\n        self.free_garbage(&next)?;\n"
-        "        let root = self.commit(next, &UsageChanges::default())?;\n"
+        "        let root = self.commit(next, &UsageChanges::default(), cut.snapshot)?;\n"
         "        let changes = UsageChanges::default();",
     ),
     Mutant(
         "a new disk's name is not synced",
-        '        anchors.sync_dir("anchors").map_err(place)\n',
+        '        anchors.sync_dir("anchors").map_err(|e| Error::io("anchors", e))\n',
         "        Ok(())\n",
     ),
     Mutant("recovery ignores groups", "        if header.continues {\n", "        if false {\n"),
@@ -130,6 +130,21 @@ MUTANTS = [
         "the cleaner does not look again",
         "if !origins.iter().all(",
         "if false && !origins.iter().all(",
+    ),
+    Mutant(
+        "a snapshot answers before its log is durable",
+        "        disks.iter().try_for_each(|disk| disk.log.flush())?;\n",
+        "",
+    ),
+    Mutant(
+        "a disk's root moves past a snapshot without a tree",
+        "            self.pending.settle(snapshot, &root, &self.fetcher)?;\n",
+        "            let _ = snapshot;\n",
+    ),
+    Mutant(
+        "recovery does not cut off where snapshots were taken",
+        "        self.cut_off_before(group[0].0.lsn);\n",
+        "",
     ),
     Mutant("shrinking leaves the data", "        if size_bytes < old {\n", "        if false {\n"),
 ]
