@@ -41,6 +41,7 @@ from storage.errors import (
     rebuild,
 )
 from storage.service import (
+    ChangedRanges,
     DiskDetails,
     DiskInfo,
     DiskState,
@@ -130,6 +131,9 @@ _METHODS: Final[Mapping[str, Callable[[PoolService, Params], Any]]] = {
     "disk.snapshots": lambda pool, p: [
         disk.to_json() for disk in pool.list_snapshots(_text(p, "name"))
     ],
+    "disk.changed": lambda pool, p: pool.changed_ranges(
+        _text(p, "older"), _text(p, "newer"), _number(p, "offset")
+    ).to_json(),
     "disk.clone": lambda pool, p: pool.clone_disk(_text(p, "name"), _text(p, "new_name")).to_json(),
     "disk.rollback": lambda pool, p: pool.rollback_disk(_text(p, "name")).to_json(),
     "disk.set": lambda pool, p: pool.set_disk(_text(p, "name"), _changes(p)).to_json(),
@@ -421,6 +425,10 @@ class ControlClient:
 
     def list_snapshots(self, name: str) -> list[DiskInfo]:
         return [DiskInfo.from_json(disk) for disk in self._call("disk.snapshots", name=name)]
+
+    def changed_ranges(self, older: str, newer: str, offset: int = 0) -> ChangedRanges:
+        result = self._call("disk.changed", older=older, newer=newer, offset=offset)
+        return ChangedRanges.from_json(result)
 
     def clone_disk(self, name: str, new_name: str) -> DiskInfo:
         return DiskInfo.from_json(self._call("disk.clone", name=name, new_name=new_name))

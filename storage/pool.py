@@ -44,12 +44,23 @@ from storage.errors import (
     ShrinkLosesData,
     StorageError,
 )
+from storage.listing import describe, is_shown, stored_bytes
 from storage.lock import PoolLock
 from storage.names import check_description, check_name
 from storage.pool_init import init_pool, is_pool
 from storage.readiness import check_changeable, check_ready, check_snapshot
 from storage.scrub import Scrub
-from storage.service import DiskDetails, DiskInfo, DiskState, DriveState, PoolStatus, ScrubReport
+from storage.service import (
+    RANGES_MAX,
+    ChangedRange,
+    ChangedRanges,
+    DiskDetails,
+    DiskInfo,
+    DiskState,
+    DriveState,
+    PoolStatus,
+    ScrubReport,
+)
 from storage.settings import change_settings, limits_of
 from storage.units import MIB, ByteSize, DiskId, check_disk_size, format_time, now
 
@@ -85,7 +96,7 @@ class Pool:
         self._clients: Counter[int] = Counter()
         self._is_closed = False
         self._problems = leftovers.finish(path, catalog, drives, core)
-        self._scrub = Scrub(catalog, self._scrubbed_disk)
+        self._scrub = Scrub(catalog, self._in_service)
 
     @staticmethod
     def init(path: Path, drives: Sequence[Path] = ()) -> None:
@@ -194,7 +205,7 @@ class Pool:
         """See `PoolService`, as for everything that follows."""
         self._check_open()
         rows = self._catalog.disks()
-        disks = [self._as_listed(row) for row in rows if self._is_shown(row)]
+        disks = [self._as_listed(row) for row in rows if is_shown(row, self.path)]
         drives = [drive.describe(self.path) for drive in self._drives]
         problems = [f"drive {drive.index}: {drive.problem}" for drive in drives if drive.problem]
         problems += [f"disk {disk.name!r}: {disk.problem}" for disk in disks if disk.problem]
@@ -205,7 +216,7 @@ class Pool:
             created=format_time(self._catalog.created),
             disks=sum(disk.snapshot_of is None for disk in disks),
             provisioned_bytes=sum(disk.size_bytes for disk in disks if disk.snapshot_of is None),
-            stored_bytes=sum(self._stored_bytes(row) for row in rows),
+            stored_bytes=sum(stored_bytes(row, self._drives) for row in rows),
             server_pid=None,
             uris=[],
             drives=drives,
@@ -226,7 +237,7 @@ class Pool:
     def list_disks(self) -> list[DiskInfo]:
         self._check_open()
         rows = [row for row in self._catalog.disks() if row.snapshot_of is None]
-        return [self._as_listed(row) for row in rows if self._is_shown(row)]
+        return [self._as_listed(row) for row in rows if is_shown(row, self.path)]
 
     def show_disk(self, name: str) -> DiskDetails:
         with self._locked(name) as row:
@@ -319,7 +330,7 @@ class Pool:
             self._remove(row)
         # What only this one still needed of disks deleted before.
         for row in self._catalog.disks():
-            if row.state == DiskState.DELETING and not self._is_shown(row):
+            if row.state == DiskState.DELETING and not is_shown(row, self.path):
                 self._remove(row)
 
     def snapshot_disks(self, names: Sequence[str], snapshot: str) -> list[DiskInfo]:
@@ -344,6 +355,14 @@ class Pool:
         self._check_open()
         rows = self._catalog.snapshots(self._catalog.disk(name).id)
         return [self._as_listed(row) for row in rows]
+
+    def changed_ranges(self, older: str, newer: str, offset: int = 0) -> ChangedRanges:
+        self._check_open()
+        for name in (older, newer):
+            check_snapshot(self._catalog.disk(name))
+        old, new = self._in_service(older), self._in_service(newer)
+        next_offset, ranges = new.changed_since(old, offset, RANGES_MAX)
+        return ChangedRanges(next_offset, [ChangedRange(*one) for one in ranges])
 
     def clone_disk(self, name: str, new_name: str) -> DiskInfo:
         check_name(new_name)
@@ -413,11 +432,6 @@ class Pool:
         with self._mutex:
             self._clients.pop(row.id, None)
 
-    def _is_shown(self, row: DiskRow) -> bool:
-        """Not so a deleted disk that others still need segments of."""
-        anchor = self.path / leftovers.anchor_name(row.id)
-        return row.state != DiskState.DELETING or anchor.exists()
-
     def _has_disk(self, name: str) -> bool:
         try:
             self._catalog.disk(name)
@@ -466,7 +480,7 @@ class Pool:
             self._disks[row.id] = disk
         return disk
 
-    def _scrubbed_disk(self, name: str) -> "_core.Disk":
+    def _in_service(self, name: str) -> "_core.Disk":
         with self._locked(name) as row:
             return self._opened(row)
 
@@ -479,17 +493,4 @@ class Pool:
         return DiskInfo(**self._describe(self._catalog.disk(name)))
 
     def _describe(self, row: DiskRow) -> dict[str, Any]:
-        return {
-            "id": row.id,
-            "name": row.name,
-            "size_bytes": row.size_bytes,
-            "state": row.state,
-            "created": format_time(row.created),
-            "description": row.description,
-            "stored_bytes": self._stored_bytes(row),
-            "clients": self._clients[row.id],
-            "snapshot_of": row.name.partition("@")[0] if row.snapshot_of else None,
-        }
-
-    def _stored_bytes(self, row: DiskRow) -> int:
-        return sum(drive.stored_bytes(row.id) for drive in self._drives)
+        return describe(row, self._drives, self._clients[row.id])

@@ -9,7 +9,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
+
+RANGES_MAX: Final = 4096
+"""Changed ranges in one answer."""
 
 
 class DiskState(StrEnum):
@@ -67,6 +70,28 @@ class DiskInfo(Record):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", DiskState(self.state))
+
+
+@dataclass(frozen=True)
+class ChangedRange(Record):
+    """Consecutive bytes of a disk that differ; `is_hole`: they read as zeros in the newer one."""
+
+    offset: int
+    length: int
+    is_hole: bool
+
+
+@dataclass(frozen=True)
+class ChangedRanges(Record):
+    """Ranges in ascending order, and the offset to ask for the next ones; None at the end."""
+
+    next_offset: int | None
+    ranges: list[ChangedRange]
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        ranges = [ChangedRange.from_json(one) for one in fields["ranges"]]
+        return super().from_json({**fields, "ranges": ranges})
 
 
 @dataclass(frozen=True)
@@ -256,6 +281,14 @@ class PoolService(Protocol):
 
     def list_snapshots(self, name: str) -> list[DiskInfo]:
         """The disk's snapshots, oldest first. Raises: DiskNotFound."""
+
+    def changed_ranges(self, older: str, newer: str, offset: int = 0) -> ChangedRanges:
+        """Where the snapshot `newer` differs from the snapshot `older`, from `offset` on,
+        `RANGES_MAX` ranges at most. Takes time in proportion to the change. Blocks written with
+        what they held before count as changed; none that differs is left out.
+
+        Raises: DiskNotFound, NotASnapshot, DiskNotReady, Corrupt.
+        """
 
     def clone_disk(self, name: str, new_name: str) -> DiskInfo:
         """A new disk that begins as the snapshot `name`, at once and without copying.

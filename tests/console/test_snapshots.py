@@ -67,3 +67,29 @@ def test_snapshots_are_served_read_only_and_rolled_back_to(cli: Cli, pool_dir: P
         with pytest.raises(nbd.Error):
             server.connect("vm1@ghost")
     assert cli("pool", "check").status == 0
+
+
+def test_what_changed_between_two_snapshots(cli: Cli, pool_dir: Path) -> None:
+    cli("disk", "create", "vm1", "1T")
+    with Server(pool_dir) as server:
+        client = server.connect("vm1")
+        client.pwrite(b"a" * 16384, 4096)
+        assert cli("disk", "snapshot", "vm1", "a").status == 0
+        client.pwrite(b"b" * 8192, 1 << 39)
+        client.trim(4096, 8192)
+        assert cli("disk", "snapshot", "vm1", "b").status == 0
+        client.pwrite(b"c" * 4096, 0)
+        found = cli("disk", "diff", "vm1@a", "vm1@b", "--json").json
+    assert found["changed_bytes"] == 12288
+    assert found["ranges"] == [
+        {"offset": 8192, "length": 4096, "is_hole": True},
+        {"offset": 1 << 39, "length": 8192, "is_hole": False},
+    ]
+    lines = cli("disk", "diff", "vm1@a", "vm1@b").out.splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["8192", "4096", "hole"],
+        [str(1 << 39), "8192", "data"],
+    ]
+    assert cli("disk", "diff", "vm1@b", "vm1@b", "--json").json["ranges"] == []
+    refused = cli("disk", "diff", "vm1@a", "vm1")
+    assert (refused.status, "snapshot" in refused.err) == (2, True)

@@ -251,6 +251,20 @@ class FakeDisk:
         end = (self.size_bytes + BLOCK_SIZE_BYTES - 1) // BLOCK_SIZE_BYTES * BLOCK_SIZE_BYTES
         return end, data_bytes, read_bytes, damages
 
+    def changed_since(
+        self, older: "FakeDisk", offset: int, ranges_max: int
+    ) -> tuple[int | None, list[tuple[int, int, bool]]]:
+        before, now = older.blocks_of(0, 0), self.blocks_of(0, 0)
+        found: list[tuple[int, int, bool]] = []
+        for block in sorted(before.keys() | now.keys()):
+            start = block * BLOCK_SIZE_BYTES
+            if start < offset or before.get(block) is now.get(block):
+                continue
+            if len(found) == ranges_max:
+                return start, found
+            found.append((start, BLOCK_SIZE_BYTES, block not in now))
+        return None, found
+
     def checkpoint(self) -> None:
         self.blocks_of(0, 0)
 

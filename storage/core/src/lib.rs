@@ -4,12 +4,13 @@
 //! back to do their chores):
 //! `units`, `error`, `codec`, `format` (bytes on disk), `storage` (drives), `spares`, `segments` (files),
 //! `segment_reader`, `map` (block → location), `batch`, `anchor_file`, `log`, `usage`, `holds`, `fetch`,
-//! `disk_map`, `recovery`, `throttle`, `pending`, `disk`, `write`, `checkpoint`, `clean`, `scrub`, `budget`, `pool`,
-//! `sharing`, `python`.
+//! `disk_map`, `recovery`, `throttle`, `pending`, `disk`, `write`, `checkpoint`, `clean`, `scrub`, `changes`, `budget`,
+//! `pool`, `sharing`, `python`.
 
 mod anchor_file;
 mod batch;
 mod budget;
+mod changes;
 mod checkpoint;
 mod clean;
 pub mod codec;

@@ -27,6 +27,9 @@ const FLAG_FUA: u32 = 1 << 1;
 const EXTENT_TYPE_HOLE_AND_ZERO: u32 = 3;
 const EXTENT_TYPE_DATA: u32 = 0;
 
+/// Where to go on, if anywhere; offset, length and whether it is a hole of each range.
+type ChangedPiece = (Option<u64>, Vec<(u64, u64, bool)>);
+
 /// Where to go on, bytes of data passed, bytes read, damage as offset, length and detail.
 type ScrubbedPiece = (u64, u64, u64, Vec<(u64, u64, String)>);
 
@@ -306,6 +309,18 @@ impl Disk {
         let found = self.run(py, |disk| disk.scrub(offset, data_bytes_max, verified.as_deref()))?;
         let damages = found.damages.into_iter().map(|d| (d.offset, d.length, d.detail)).collect();
         Ok((found.next, found.data_bytes, found.read_bytes, damages))
+    }
+
+    fn changed_since(
+        &self,
+        py: Python<'_>,
+        older: &Bound<'_, Disk>,
+        offset: u64,
+        ranges_max: usize,
+    ) -> PyResult<ChangedPiece> {
+        let older = older.get().disk.clone();
+        let (found, next) = self.run(py, |disk| disk.changed_since(&older, offset, ranges_max))?;
+        Ok((next, found.into_iter().map(|c| (c.offset, c.length, c.is_hole)).collect()))
     }
 
     fn checkpoint(&self, py: Python<'_>) -> PyResult<()> {

@@ -261,3 +261,54 @@ proptest! {
         run(ops);
     }
 }
+
+/// What `newer` says that changed since `older`, in pieces of three ranges.
+fn changed(older: &Disk, newer: &Disk) -> Vec<(u64, bool)> {
+    let (mut blocks, mut from) = (Vec::new(), Some(0));
+    while let Some(offset) = from {
+        let (ranges, next) = newer.changed_since(older, offset, 3).expect("compared");
+        assert!(ranges.len() <= 3 && (next.is_none() || ranges.len() == 3));
+        for range in ranges {
+            let first = range.offset / BLOCK_SIZE as u64;
+            let count = range.length.div_ceil(BLOCK_SIZE as u64);
+            blocks.extend((first..first + count).map(|block| (block, range.is_hole)));
+        }
+        from = next;
+    }
+    blocks
+}
+
+#[test]
+fn changed_blocks_are_those_that_were_written() {
+    let (pool, disk, _drive) = new_pool();
+    let mut stamps = vec![0u64; BLOCKS as usize];
+    let mut snapshots = Vec::new();
+    let mut state = 7u64;
+    for number in 0..8u32 {
+        for step in 0..u64::from(number) * 20 {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let block = (state >> 33) % if number < 4 { 300 } else { BLOCKS };
+            let stamp = if step % 5 == 4 { 0 } else { u64::from(number) << 32 | (step + 1) };
+            match stamp {
+                0 => {
+                    disk.zero(block * BLOCK_SIZE as u64, BLOCK_SIZE as u64, false).expect("zeroed");
+                }
+                _ => put(&disk, block, stamp),
+            }
+            stamps[block as usize] = stamp;
+        }
+        let id = DiskId(100 + number);
+        pool.snapshot(&[(DiskId(1), id)]).expect("taken");
+        snapshots.push((pool.open_disk(id, SIZE).expect("opens"), stamps.clone()));
+    }
+    for (older, before) in &snapshots {
+        for (newer, now) in &snapshots {
+            let pairs = (0..).zip(before.iter().zip(now));
+            let differing = pairs.filter(|(_, (before, now))| before != now);
+            let wanted: Vec<_> = differing.map(|(block, (_, now))| (block, *now == 0)).collect();
+            assert_eq!(changed(older, newer), wanted);
+        }
+    }
+    let (snapshot, _) = &snapshots[0];
+    assert!(matches!(disk.changed_since(snapshot, 0, 3), Err(Error::InvalidRequest(_))));
+}

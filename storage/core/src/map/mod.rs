@@ -10,6 +10,7 @@
 mod cache;
 mod changes;
 mod delta;
+mod difference;
 mod hash;
 mod holes;
 mod merge;
@@ -21,5 +22,6 @@ mod model;
 
 pub use cache::NodeCache;
 pub use delta::Delta;
+pub use difference::{Side, difference};
 pub use merge::{Merged, UsageSink, merge};
 pub use tree::{NodeStore, TreeRoot};
