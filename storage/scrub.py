@@ -127,6 +127,8 @@ class Scrub:
         self._is_closed = False
         self._run: _Run | None = None
         self._wanted: _Run | None = None
+        # The last result, which the catalog may have had no room for.
+        self._last: dict[str, Any] = {}
 
     def schedule(self) -> None:
         """Scrubs when it is due, from now on: for a server."""
@@ -157,7 +159,7 @@ class Scrub:
 
     def report(self) -> ScrubReport:
         """How far it is, else what the last one found."""
-        settings = self._catalog.pool_settings()
+        settings = self._settings()
         with self._wake:
             run = self._run or self._wanted
             if run is not None:
@@ -209,7 +211,7 @@ class Scrub:
                 if self._wanted is not None:
                     self._run, self._wanted = self._wanted, None
                     return self._run
-                due = next_due(self._catalog.pool_settings(), self._clock())
+                due = next_due(self._settings(), self._clock())
                 if not self._is_scheduled or due is None:
                     self._wake.wait()
                     continue
@@ -295,8 +297,16 @@ class Scrub:
                 "finished": format_time(UnixSeconds(int(self._clock()))),
                 "finished_unix": int(self._clock()),
             }
-            self._catalog.set_pool_settings({_SCRUB_LAST: report})
+            self._last = {_SCRUB_LAST: report}
             self._run = None
+        try:
+            self._catalog.set_pool_settings(self._last)
+        except StorageError:
+            _log.exception("the result of the scrub is known until the end of this process only")
+
+    def _settings(self) -> dict[str, Any]:
+        """The pool's settings and the last result."""
+        return {**self._catalog.pool_settings(), **self._last}
 
     def _describe(self, run: _Run, state: str) -> ScrubReport:
         elapsed_s = max(self._monotonic() - run.started_s, 1e-9)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from storage.catalog import CATALOG_FILE, Catalog
-from storage.errors import InvalidRequest
+from storage.errors import InvalidRequest, NoSpace
 from storage.pool import Pool
 from storage.scrub import Scrub, next_due
 from storage.service import PoolService, ScrubReport
@@ -140,3 +140,23 @@ def test_the_schedule_begins_one_when_it_is_due_and_only_then(
             assert due_s is not None
             assert due_s > now_s
         catalog.close()
+
+
+def test_a_result_that_cannot_be_kept_ends_neither_scrub_nor_schedule(
+    pool_dir: Path, drive: FakeDrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Pool.open(pool_dir, open_core=drive.open) as pool:
+        pool.create_disk("mail", MIB)
+        pool.open_disk("mail").write(0, b"a" * BLOCK)
+
+        def refuse(catalog: Catalog, changes: dict[str, Any]) -> None:
+            raise NoSpace(pool="catalog")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Catalog, "set_pool_settings", refuse)
+            for _ in range(2):
+                pool.start_scrub()
+                report = finish(pool)
+                assert (report.state, report.read_bytes) == ("finished", BLOCK)
+        assert pool.start_scrub().state in ("running", "finished")
+        assert finish(pool).finished is not None

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use _core::storage::Drive;
 use _core::storage::recording::RecordingDrive;
+use _core::storage::recording::faults::{Call, Fault};
 use _core::units::{BLOCK_SIZE, DiskId};
 use _core::{Disk, Error, Options, Pool};
 use proptest::prelude::*;
@@ -108,6 +109,36 @@ fn a_thousand_snapshots_cost_their_changes() {
     pool.run_background().expect("chores done");
     let after = drive.used_bytes();
     assert!(after < before * 5 / 2, "{after} bytes are left of {before}");
+}
+
+#[test]
+fn a_group_that_fails_keeps_no_checkpoint_waiting() {
+    let (pool, first, drive) = new_pool();
+    pool.create_disk(DiskId(2)).expect("created");
+    let second = pool.open_disk(DiskId(2), SIZE).expect("opens");
+    [&first, &second].into_iter().for_each(|disk| put(disk, 0, 1));
+    // Neither are the anchors durable, nor can the first of them be taken back.
+    let path = "anchors".to_string();
+    let fault = Fault { path, times: 2, ..Fault::once(Call::SyncDir, 0) };
+    drive.inject(vec![fault]);
+    let pairs = [(DiskId(1), DiskId(3)), (DiskId(2), DiskId(4))];
+    assert!(pool.snapshot(&pairs).is_err());
+    let (tell, done) = std::sync::mpsc::channel();
+    let disks = [first.clone(), second.clone()];
+    std::thread::spawn(move || {
+        tell.send(disks.iter().try_for_each(|disk| disk.checkpoint())).expect("somebody listens")
+    });
+    let patience = std::time::Duration::from_secs(60);
+    done.recv_timeout(patience).expect("a checkpoint waits for ever").expect("a checkpoint");
+    drop((first, second, pool));
+    let pool = open(&drive);
+    for id in [3, 4] {
+        pool.delete_disk(DiskId(id)).expect("what is left of it goes");
+    }
+    for id in [1, 2] {
+        let disk = pool.open_disk(DiskId(id), SIZE).expect("opens");
+        assert!(holds(&disk, 0, 1));
+    }
 }
 
 #[test]
