@@ -13,7 +13,7 @@ from storage.names import check_description, check_name
 from storage.pool import Pool
 from storage.pool_init import is_pool
 from storage.service import ChangedRange, DiskDetails, DiskInfo, PoolService
-from storage.settings import BANDWIDTH_BYTES, BURST_S, IOPS
+from storage.settings import BANDWIDTH_BYTES, BURST_S, COMPRESSION, COMPRESSION_DEFAULT, IOPS
 from storage.units import format_size, parse_disk_size
 
 app = typer.Typer(help="Make, show, change, move and attach disks.", no_args_is_help=True)
@@ -134,15 +134,21 @@ def _describe(disk: DiskDetails) -> list[str]:
     if disk.mapped_bytes is not None and disk.end_of_data_bytes is not None:
         lines.append(f"data         {format_size(disk.mapped_bytes)}")
         lines.append(f"end of data  {format_size(disk.end_of_data_bytes)}")
-    if limits := describe_settings(disk):
+    if limits := describe_limits(disk):
         lines.append(f"limits       {', '.join(limits)}")
+    lines.append(f"compression  {compression_of(disk)}")
     if disk.problem:
         lines.append(f"problem      {disk.problem}")
     return lines
 
 
-def describe_settings(disk: DiskDetails) -> list[str]:
-    """The disk's settings for people; empty when none was made."""
+def compression_of(disk: DiskDetails) -> str:
+    """How new data of the disk is stored."""
+    return str(disk.settings.get(COMPRESSION, COMPRESSION_DEFAULT))
+
+
+def describe_limits(disk: DiskDetails) -> list[str]:
+    """The disk's limits for people; empty when it has none."""
     found = []
     if IOPS in disk.settings:
         found.append(f"{disk.settings[IOPS]} requests/s")

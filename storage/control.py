@@ -413,7 +413,7 @@ class ControlClient:
     def rename_disk(self, name: str, new_name: str) -> DiskInfo:
         return DiskInfo.from_json(self._call("disk.rename", name=name, new_name=new_name))
 
-    def set_disk(self, name: str, changes: Mapping[str, int | None]) -> DiskDetails:
+    def set_disk(self, name: str, changes: Mapping[str, int | str | None]) -> DiskDetails:
         return DiskDetails.from_json(self._call("disk.set", name=name, changes=dict(changes)))
 
     def delete_disk(self, name: str, force: bool = False) -> None:

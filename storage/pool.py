@@ -61,7 +61,7 @@ from storage.service import (
     PoolStatus,
     ScrubReport,
 )
-from storage.settings import change_settings, limits_of
+from storage.settings import apply_settings, change_settings
 from storage.units import MIB, ByteSize, DiskId, check_disk_size, format_time, now
 
 if TYPE_CHECKING:
@@ -312,13 +312,13 @@ class Pool:
             self._catalog.set_name(row.id, new_name)
         return self._info(new_name)
 
-    def set_disk(self, name: str, changes: Mapping[str, int | None]) -> DiskDetails:
+    def set_disk(self, name: str, changes: Mapping[str, int | str | None]) -> DiskDetails:
         with self._locked(name) as row:
             check_ready(row)
             settings = change_settings(self._catalog.settings(row.id), changes)
             self._catalog.set_settings(row.id, settings)
             if row.id in self._disks:
-                self._disks[row.id].set_limits(*limits_of(settings))
+                apply_settings(self._disks[row.id], settings)
             return self._show(row)
 
     def delete_disk(self, name: str, force: bool = False) -> None:
@@ -476,7 +476,7 @@ class Pool:
             except DiskNotFound as exc:
                 where = f"anchors/{row.id:08x}.anchor"
                 raise Corrupt(disk=row.name, where=where, detail="the file is missing") from exc
-            disk.set_limits(*limits_of(self._catalog.settings(row.id)))
+            apply_settings(disk, self._catalog.settings(row.id))
             self._disks[row.id] = disk
         return disk
 

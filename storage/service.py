@@ -257,7 +257,7 @@ class PoolService(Protocol):
         Raises: DiskNotFound, DiskNotReady, BadName, NameTaken.
         """
 
-    def set_disk(self, name: str, changes: Mapping[str, int | None]) -> DiskDetails:
+    def set_disk(self, name: str, changes: Mapping[str, int | str | None]) -> DiskDetails:
         """Changes settings of a disk or snapshot (`storage.settings`); they count at once and are
         durable. None takes one back to its default, those that are not named stay.
 

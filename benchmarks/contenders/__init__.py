@@ -7,7 +7,7 @@ from benchmarks.contenders.base import Contender, Place
 from benchmarks.contenders.btrfs import Qcow2OnBtrfs
 from benchmarks.contenders.nbd_server import NbdServer
 from benchmarks.contenders.nbdkit import NbdkitFile, NbdkitMemory
-from benchmarks.contenders.nearstone import Nearstone
+from benchmarks.contenders.nearstone import Nearstone, NearstoneUncompressed
 from benchmarks.contenders.qemu import QemuQcow2, QemuRaw
 
 __all__ = ["CONTENDERS", "DEFAULT_CONTENDERS", "Contender", "Place"]
@@ -16,6 +16,7 @@ CONTENDERS: dict[str, type[Contender]] = {
     contender.name: contender
     for contender in (
         Nearstone,
+        NearstoneUncompressed,
         NbdkitMemory,
         NbdkitFile,
         QemuQcow2,

@@ -71,17 +71,10 @@ class Nearstone(Contender):
         return sorted(path for path in self._pool.rglob("*") if path.is_file())
 
     def _prepare(self) -> None:
-        self._run(
-            [
-                str(self._found(self._place)),
-                "--pool",
-                str(self._pool),
-                "disk",
-                "create",
-                _DISK,
-                str(self._place.size_bytes),
-            ]
-        )
+        self._ask("disk", "create", _DISK, str(self._place.size_bytes))
+
+    def _ask(self, *arguments: str) -> None:
+        self._run([str(self._found(self._place)), "--pool", str(self._pool), *arguments])
 
     def _command(self) -> list[str]:
         return [str(self._found(self._place)), "--pool", str(self._pool), "serve"]
@@ -89,3 +82,15 @@ class Nearstone(Contender):
     def _environment(self) -> Mapping[str, str]:
         # Its defaults are measured, whatever the caller has set for another pool.
         return {k: v for k, v in os.environ.items() if not k.startswith("NEARSTONE_")}
+
+
+class NearstoneUncompressed(Nearstone):
+    """The same with compression off: what reducing costs and gains."""
+
+    name = "uncompressed"
+    title = "Nearstone, not compressing"
+    remark = "log-structured pool with `--compression none`; verifies a checksum on every read"
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        self._ask("disk", "set", _DISK, "--compression", "none")

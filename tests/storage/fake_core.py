@@ -147,6 +147,7 @@ class FakeDisk:
         self.size_bytes = size_bytes
         self.is_gone = False
         self.limits = (0, 0, 0)
+        self.compression = "lz4"
 
     @property
     def is_snapshot(self) -> bool:
@@ -270,6 +271,9 @@ class FakeDisk:
 
     def set_limits(self, requests_per_s: int, bytes_per_s: int, burst_s: int) -> None:
         self.limits = (requests_per_s, bytes_per_s, burst_s)
+
+    def set_compression(self, compression: str) -> None:
+        self.compression = compression
 
     def stats(self) -> dict[str, int]:
         mapped = len(self.blocks_of(0, 0)) * BLOCK_SIZE_BYTES

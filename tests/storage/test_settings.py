@@ -27,6 +27,18 @@ def test_limits_count_at_once_and_are_shown(service: PoolService, pool: Pool) ->
     assert service.show_disk("vm1").settings == LIMITS
 
 
+def test_compression_counts_at_once_and_goes_back_to_its_default(
+    service: PoolService, pool: Pool
+) -> None:
+    service.create_disk("vm1", MIB)
+    disk = cast("FakeDisk", pool.open_disk("vm1"))
+    assert disk.compression == "lz4"
+    assert service.set_disk("vm1", {"compression": "none"}).settings == {"compression": "none"}
+    assert disk.compression == "none"
+    service.set_disk("vm1", {"compression": None, "iops": 5})
+    assert (disk.compression, disk.limits) == ("lz4", (5, 0, 1))
+
+
 def test_what_is_not_named_stays(service: PoolService, pool: Pool) -> None:
     service.create_disk("vm1", MIB)
     service.set_disk("vm1", LIMITS)
@@ -58,6 +70,8 @@ def test_limits_are_kept_over_a_restart(pool_dir: Path, drive: FakeDrive) -> Non
         {"iops": True},
         {"bandwidth_bytes": "1M"},
         {"burst_s": 3601},
+        {"compression": "zip"},
+        {"compression": 1},
         {"iops": 5, "burst_s": 1.5},
     ],
 )

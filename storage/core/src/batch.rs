@@ -4,7 +4,7 @@
 //! later, when the log knows segment, offset and LSN. All records of a batch form one atomic group:
 //! recovery applies all of them or none.
 
-use crate::codec;
+use crate::codec::{self, Compression};
 use crate::format::record::RECORD_HEADER_LEN;
 use crate::format::{Codec, Kind, RecordHeader, check64, node};
 use crate::units::{BLOCK_SIZE, BlockIndex, DiskId, Lsn, SegmentId, align_up};
@@ -43,16 +43,22 @@ impl Batch {
     }
 
     /// Adds one extent; `data` is 1 to 16 whole blocks.
-    pub fn push_data(&mut self, disk: DiskId, block: BlockIndex, data: &[u8]) {
+    pub fn push_data(
+        &mut self,
+        disk: DiskId,
+        block: BlockIndex,
+        data: &[u8],
+        compression: Compression,
+    ) {
         let at = self.begin();
         // Less than an eighth saved is not worth decompressing on every read.
-        let codec = match codec::compress(data, data.len() - data.len() / 8, &mut self.bytes) {
-            Some(_) => Codec::Lz4,
-            None => {
-                self.bytes.extend_from_slice(data);
-                Codec::Raw
-            }
-        };
+        let len_max = data.len() - data.len() / 8;
+        let is_smaller = compression == Compression::Lz4
+            && codec::compress(data, len_max, &mut self.bytes).is_some();
+        let codec = if is_smaller { Codec::Lz4 } else { Codec::Raw };
+        if !is_smaller {
+            self.bytes.extend_from_slice(data);
+        }
         self.finish(at, Kind::Data, codec, disk, block, (data.len() / BLOCK_SIZE) as u32);
     }
 

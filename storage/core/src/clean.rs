@@ -164,7 +164,7 @@ impl Disk {
                     run.get_or_insert(i);
                 } else if let Some(start) = run.take() {
                     let blocks = &data[start * BLOCK_SIZE..i * BLOCK_SIZE];
-                    batch.push_data(self.id, first + start as u64, blocks);
+                    batch.push_data(self.id, first + start as u64, blocks, self.compression());
                 }
             }
             if origins.is_empty() {

@@ -28,6 +28,16 @@ unsafe extern "C" {
     fn LZ4_sizeofState() -> c_int;
 }
 
+/// How new data is stored. What is stored already says itself how, record by record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum Compression {
+    #[default]
+    Lz4,
+    /// As it is: for data that is compressed or encrypted above, where trying costs and gains nothing.
+    None,
+}
+
 /// A compressor's scratch memory, one a thread.
 struct State(Vec<u64>);
 

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use crate::anchor_file::AnchorFile;
 use crate::budget::{Budget, DiskChores};
+use crate::codec::Compression;
 use crate::disk_map::{DiskMap, Origin};
 use crate::error::{Error, Result};
 use crate::fetch::Fetcher;
@@ -54,6 +55,8 @@ pub struct Disk {
     pub(crate) held: Mutex<HashSet<SegmentId>>,
     pub(crate) is_closed: AtomicBool,
     pub throttle: Throttle,
+    /// New data is compressed.
+    pub(crate) is_compressed: AtomicBool,
     pub counters: Counters,
 }
 
@@ -237,6 +240,18 @@ impl Disk {
 
     pub fn is_snapshot(&self) -> bool {
         self.anchor.root().is_snapshot
+    }
+
+    /// How data written or moved from now on is stored.
+    pub fn set_compression(&self, compression: Compression) {
+        self.is_compressed.store(compression == Compression::Lz4, Ordering::Relaxed);
+    }
+
+    pub(crate) fn compression(&self) -> Compression {
+        match self.is_compressed.load(Ordering::Relaxed) {
+            true => Compression::Lz4,
+            false => Compression::None,
+        }
     }
 
     pub(crate) fn check_writable(&self) -> Result<()> {

@@ -190,6 +190,7 @@ impl Pool {
             held: Mutex::new(held),
             is_closed: AtomicBool::new(false),
             throttle: Throttle::new(),
+            is_compressed: AtomicBool::new(true),
             counters: Counters::default(),
         })
     }

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict};
 
+use crate::codec::Compression;
 use crate::error::Error;
 use crate::storage::Drive;
 use crate::storage::fs::FsDrive;
@@ -347,6 +348,18 @@ impl Disk {
         let burst = Duration::from_secs(burst_s.into());
         self.run(py, |disk| {
             disk.throttle.set(Limits { requests_per_s, bytes_per_s, burst });
+            Ok(())
+        })
+    }
+
+    /// How data is stored from now on: "lz4" or "none".
+    fn set_compression(&self, py: Python<'_>, compression: &str) -> PyResult<()> {
+        self.run(py, |disk| {
+            disk.set_compression(match compression {
+                "lz4" => Compression::Lz4,
+                "none" => Compression::None,
+                other => return Err(Error::InvalidRequest(format!("compression {other:?}"))),
+            });
             Ok(())
         })
     }

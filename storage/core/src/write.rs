@@ -224,6 +224,7 @@ impl Disk {
 
     /// Zero blocks become holes, the others extents of up to `EXTENT_BLOCKS`.
     fn push_blocks(&self, batch: &mut Batch, mut block: BlockIndex, mut data: &[u8]) {
+        let compression = self.compression();
         while !data.is_empty() {
             let is_hole = codec::is_zero(&data[..BLOCK_SIZE]);
             let limit = if is_hole { usize::MAX } else { EXTENT_BLOCKS };
@@ -233,7 +234,7 @@ impl Disk {
             if is_hole {
                 batch.push_hole(self.id, block, blocks as u32);
             } else {
-                batch.push_data(self.id, block, run);
+                batch.push_data(self.id, block, run, compression);
             }
             block += blocks as u64;
             data = rest;
